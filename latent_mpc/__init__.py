@@ -1,0 +1,1 @@
+"""latent-mpc: planning with a learned latent world model."""

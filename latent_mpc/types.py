@@ -1,0 +1,151 @@
+"""The types in which planner, world_model, envs and robots meet. Imports nothing of ours.
+
+Letters (docs/notation.md): B batch, S samples, H horizon, T time, D latent width, P proprioception width,
+A action width, M macro-action width, K constraints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+class LatentMPCError(Exception):
+    """Base of the errors that a user can mend; its message says what was wrong and what would be right."""
+
+
+class UnknownNameError(LatentMPCError, KeyError):
+    """A name that nothing is registered under; the message lists the names that exist."""
+
+    def __init__(self, kind: str, name: str, available: list[str]) -> None:
+        super().__init__(f"unknown {kind} {name!r}; available: {sorted(available)}")
+
+    def __str__(self) -> str:  # KeyError would print the message's repr
+        return str(self.args[0])
+
+
+class InvalidInputError(LatentMPCError, ValueError):
+    """An argument or a file of the wrong shape, dtype, range or content."""
+
+
+class PlanningFailed(LatentMPCError, RuntimeError):
+    """Too few candidates had a finite cost for the optimiser to choose from."""
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What an agent sees at one control step.
+
+    Attributes:
+        image: camera image, uint8 (H, W, 3), RGB.
+        proprio: proprioception, float32 (P,), in the units of the environment or robot that made it.
+    """
+
+    image: NDArray[np.uint8]
+    proprio: NDArray[np.float32]
+
+    @classmethod
+    def from_mapping(cls, observation: Mapping[str, Any]) -> Observation:
+        """Read a Gymnasium dict observation; keys other than `image` and `proprio` are ignored.
+
+        Raises:
+            InvalidInputError: a key is missing, a shape or dtype is wrong, or proprio is not finite.
+        """
+        missing = [k for k in ("image", "proprio") if k not in observation]
+        if missing:
+            raise InvalidInputError(
+                f"observation lacks {missing}; it has {sorted(observation)}, and needs 'image' and 'proprio'"
+            )
+        proprio = np.asarray(observation["proprio"])
+        if proprio.ndim != 1 or not np.issubdtype(proprio.dtype, np.floating):
+            raise InvalidInputError(f"proprio must be a float (P,) array, got {proprio.dtype} {proprio.shape}")
+        if not np.isfinite(proprio).all():
+            bad = np.flatnonzero(~np.isfinite(proprio)).tolist()
+            raise InvalidInputError(f"proprio has NaN or inf at index {bad}; every entry must be finite")
+        return cls(check_image(observation["image"], "image"), proprio.astype(np.float32))
+
+
+def check_image(image: Any, name: str) -> NDArray[np.uint8]:
+    """Return `image` as a uint8 (H, W, 3) array.
+
+    Raises:
+        InvalidInputError: the dtype or the shape differs; a float image is told to be scaled to 0..255.
+    """
+    array = np.asarray(image)
+    if array.ndim != 3 or array.shape[-1] != 3:
+        raise InvalidInputError(f"{name} must have shape (H, W, 3), RGB, got {array.shape}")
+    if array.dtype != np.uint8:
+        hint = "; scale a float image to 0..255 and cast it" if np.issubdtype(array.dtype, np.floating) else ""
+        raise InvalidInputError(f"{name} must be uint8 in 0..255, got {array.dtype}{hint}")
+    return array
+
+
+class CostFunction(Protocol):
+    """Scores candidate action sequences; lower is better, NaN and inf lose."""
+
+    def __call__(self, actions: Tensor, /) -> Tensor:
+        """actions (B, S, H, A) -> cost (B, S)."""
+        ...
+
+
+class Predictor(Protocol):
+    """One step of latent dynamics, s' = f(s, a)."""
+
+    def step(self, state: Tensor, action: Tensor) -> Tensor:
+        """state (..., D), action (..., A) -> next state (..., D)."""
+        ...
+
+
+class MacroModel(Protocol):
+    """Dynamics over macro-actions m, each standing for `chunk_length` actions.
+
+    A macro-action is whitened by the state-conditional prior: m ~ N(0, 1) is what play would do here.
+    """
+
+    chunk_length: int
+    macro_dim: int
+
+    def step(self, state: Tensor, macro: Tensor) -> Tensor:
+        """state (..., D), macro (..., M) -> state `chunk_length` steps later (..., D)."""
+        ...
+
+    def decode(self, state: Tensor, macro: Tensor) -> Tensor:
+        """state (..., D), macro (..., M) -> actions (..., chunk_length, A) in [-1, 1]."""
+        ...
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a planner returns for B problems.
+
+    Attributes:
+        actions: (B, H, A), inside the action box.
+        cost: (B,), the cost of exactly these actions as the cost function gave it.
+        feasible: (B,) bool, whether the plan satisfies every hard constraint.
+        margin: (B,), the largest constraint value g of the plan; at most 0 when feasible, -inf without any.
+        iterations: iterations completed.
+        evaluations: candidate sequences scored for each problem.
+        cut_off: whether the deadline ended the search early.
+    """
+
+    actions: Tensor
+    cost: Tensor
+    feasible: Tensor
+    margin: Tensor
+    iterations: int
+    evaluations: int
+    cut_off: bool = False
+
+
+@runtime_checkable
+class AgentLike(Protocol):
+    """Anything that can be evaluated in an environment."""
+
+    def reset(self, goal_image: NDArray[np.uint8], *, seed: int | None = None) -> None: ...
+
+    def act(self, observation: Mapping[str, Any]) -> NDArray[np.float32]: ...

@@ -1,0 +1,1 @@
+../../latent_mpc/types.py
