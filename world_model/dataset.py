@@ -286,7 +286,7 @@ class PlayDataset:
                 with h5py.File(path, "r") as file:
                     for name, array in arrays.items():
                         rows = length - 1 if name == "action" else length
-                        file[name].read_direct(array, dest_sel=np.s_[end : end + rows])
+                        file[name].read_direct(array[end : end + rows])
             except _READ_ERRORS as error:  # the next episode overwrites what was read of it
                 warnings.warn(f"skipped {path}: {error}; {REMEDY}", stacklevel=2)
                 continue
