@@ -1,0 +1,86 @@
+"""What a plan is judged by: the energy of the predicted states, and the size of the actions.
+
+    J(a) = R_t E(s_t) + λ Σ_t ‖a_t‖²,   R ∈ {last, sum, min} over the steps,   s = rollout(f, s_0, a)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from latent_mpc.planner.rollout import rollout
+from latent_mpc.types import InvalidInputError, Predictor, UnknownNameError
+
+Energy = Callable[[Tensor], Tensor]  # states (..., D) -> energy (...)
+REDUCTIONS = ("last", "sum", "min")
+
+
+def goal_energy(states: Tensor, goal: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Weighted mean squared distance of states from the goal.
+
+    Args:
+        states: (..., D). goal: broadcastable to it. weights: (D,), None for ones; zeros ignore dimensions, so that
+            image latent and proprioception are weighted apart.
+    Returns:
+        Energy (...), unitless; lower is better.
+    Source: V-JEPA 2 (arXiv 2506.09985), eq. 5; squared instead of L1, after JEPA-WMs (arXiv 2512.24497).
+    """
+    error = (states - goal).square()
+    if weights is not None:
+        error = error * weights
+    return error.mean(-1)
+
+
+def nearest_goal_energy(states: Tensor, goals: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Energy to the nearest of a set of goals: states (B, S, H, D), goals (B, G, D) -> (B, S, H)."""
+    each = [goal_energy(states, goals[:, g, None, None], weights) for g in range(goals.shape[1])]
+    return torch.stack(each).amin(0)
+
+
+def reduce_steps(energy: Tensor, reduction: str) -> Tensor:
+    """Reduce energies (..., H) over the steps: the last one, their sum, or their minimum."""
+    if reduction == "last":
+        return energy[..., -1]
+    if reduction == "sum":
+        return energy.sum(-1)
+    if reduction == "min":
+        return energy.amin(-1)
+    raise UnknownNameError("reduction", reduction, list(REDUCTIONS))
+
+
+@dataclass(frozen=True)
+class RolloutCost:
+    """The cost of action sequences through a predictor, as a `CostFunction`.
+
+    Attributes:
+        predictor: s' = f(s, a).
+        state: (B, D), now.
+        energy: states (..., D) -> (...); called on (B, S, H, D), or on (B, S, 1, D) when only the last step counts.
+        reduction: one of `REDUCTIONS`.
+        action_penalty: λ, on the summed squares of the actions.
+    """
+
+    predictor: Predictor
+    state: Tensor
+    energy: Energy
+    reduction: str = "last"
+    action_penalty: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.reduction not in REDUCTIONS:
+            raise UnknownNameError("reduction", self.reduction, list(REDUCTIONS))
+        if self.action_penalty < 0:
+            raise InvalidInputError(f"action_penalty must be at least 0, got {self.action_penalty}")
+
+    def __call__(self, actions: Tensor) -> Tensor:
+        """actions (B, S, H, A) -> cost (B, S)."""
+        states = rollout(self.predictor, self.state, actions)
+        if self.reduction == "last":
+            states = states[:, :, -1:]
+        cost = reduce_steps(self.energy(states), self.reduction)
+        if self.action_penalty:
+            cost = cost + self.action_penalty * actions.square().sum((-1, -2))
+        return cost

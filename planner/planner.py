@@ -1,0 +1,149 @@
+"""`make_planner(name, ...)` and the `Planner` that every method shares.
+
+    a* ≈ argmin_a J(a)  subject to  low <= a <= high  and, where the cost gives margins,  g(a) <= 0
+
+A method is an object with `run(search)`; it proposes knots and never sees the box, the clock or the cost itself.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from latent_mpc.planner.cem import CEM
+from latent_mpc.planner.parametrisation import ActionSpace, knot_std
+from latent_mpc.planner.search import Callback, Search
+from latent_mpc.types import CostFunction, InvalidInputError, Plan, UnknownNameError
+
+
+class Method(Protocol):
+    """An optimiser over knots."""
+
+    def run(self, search: Search) -> None:
+        """Score candidates on `search` until its iterations or its time are used up."""
+        ...
+
+
+@dataclass(frozen=True)
+class Planner:
+    """A method on an action space; holds no state between calls.
+
+    Attributes:
+        space: box, basis and discrete dimensions.
+        method: the optimiser.
+        init_std: initial standard deviation in action units, one number or one a dimension; None: a quarter box.
+        device: where candidates are made and scored.
+    """
+
+    space: ActionSpace
+    method: Method
+    init_std: float | tuple[float, ...] | None = None
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        knot_std(self.space, self.init_std)
+
+    @property
+    def horizon(self) -> int:
+        return self.space.horizon
+
+    @property
+    def action_dim(self) -> int:
+        return self.space.action_dim
+
+    def plan(
+        self,
+        cost: CostFunction,
+        *,
+        generator: torch.Generator | Sequence[torch.Generator],
+        warm_start: Tensor | None = None,
+        proposals: Tensor | None = None,
+        deadline_s: float | None = None,
+        callback: Callback | None = None,
+    ) -> Plan:
+        """Minimise `cost` over action sequences.
+
+        Args:
+            cost: actions (B, S, H, A) -> (B, S), or `Scores` when there are hard constraints.
+            generator: one for a single problem (B = 1), or B of them; a problem's plan depends on its own only.
+            warm_start: (B, H, A), where the search starts; a candidate as it stands.
+            proposals: (B, N, H, A), candidates from outside, part of the first iteration's samples.
+            deadline_s: seconds from now; the search stops before the iteration that would overrun it, and has
+                always finished one.
+            callback: called with an `Iteration` after each one.
+        Returns:
+            The best candidate scored, with its own cost.
+        Raises:
+            PlanningFailed: fewer candidates than elites had a finite cost.
+            InvalidInputError: an argument of the wrong shape, or one that is not finite.
+        """
+        generators = [generator] if isinstance(generator, torch.Generator) else list(generator)
+        if not generators:
+            raise InvalidInputError("generator must be a torch.Generator or a non-empty sequence of them")
+        if deadline_s is not None and not deadline_s > 0:
+            raise InvalidInputError(f"deadline_s must be positive, got {deadline_s}")
+        batch, device = len(generators), torch.device(self.device)
+        for name, value, ndim in (("warm_start", warm_start, 3), ("proposals", proposals, 4)):
+            if value is not None and (value.ndim != ndim or value.shape[0] != batch):
+                raise InvalidInputError(
+                    f"{name} must have {ndim} dimensions and lead with B={batch}, one a generator; "
+                    f"got shape {tuple(value.shape)}"
+                )
+        with torch.no_grad():
+            search = Search(
+                self.space,
+                cost,
+                generators,
+                std=knot_std(self.space, self.init_std),
+                warm_start=None if warm_start is None else self.space.check(warm_start.to(device), "warm_start"),
+                proposals=None if proposals is None else self.space.check(proposals.to(device), "proposals"),
+                deadline_s=deadline_s,
+                callback=callback,
+                device=device,
+            )
+            self.method.run(search)
+            return search.result()
+
+
+METHODS: dict[str, type] = {"cem": CEM}
+
+
+def make_planner(
+    name: str, *, horizon: int, action_dim: int, num_samples: int = 300, num_iterations: int = 10, **config: Any
+) -> Planner:
+    """Build a planner by name.
+
+    Args:
+        name: a key of `METHODS`.
+        horizon: H; action_dim: A.
+        num_samples: candidates an iteration; num_iterations: iterations.
+        **config: fields of `ActionSpace` (low, high, basis, num_knots, sign_dims), of `Planner` (init_std, device)
+            and of the method; each goes where it is declared, and an unknown one is an error.
+    Raises:
+        UnknownNameError: no such method. InvalidInputError: no such option, or an impossible value.
+    """
+    if name not in METHODS:
+        raise UnknownNameError("planner", name, list(METHODS))
+    method = METHODS[name]
+    own = {f.name for f in dataclasses.fields(method)} - {"num_samples", "num_iterations"}
+    space = {f.name for f in dataclasses.fields(ActionSpace)} - {"horizon", "action_dim"}
+    shared = {"init_std", "device"}
+    unknown = set(config) - own - space - shared
+    if unknown:
+        raise InvalidInputError(
+            f"planner {name!r} has no option {sorted(unknown)}; available: {sorted(own | space | shared)}"
+        )
+    return Planner(
+        space=ActionSpace(horizon, action_dim, **{k: v for k, v in config.items() if k in space}),
+        method=method(
+            num_samples=num_samples,
+            num_iterations=num_iterations,
+            **{k: v for k, v in config.items() if k in own},
+        ),
+        **{k: v for k, v in config.items() if k in shared},
+    )

@@ -1,0 +1,264 @@
+"""One search: draws noise, scores candidates, keeps the best of them and the time. Every method runs on it.
+
+What holds for all methods is held here, once: actions stay in the box, NaN and inf lose, infeasible candidates
+rank behind feasible ones, each problem of a batch has its own generator, the deadline is kept to an iteration.
+Shapes: B problems, S samples, K knots, H horizon, A action width, E elites.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from latent_mpc.planner.parametrisation import ActionSpace
+from latent_mpc.types import CostFunction, InvalidInputError, Plan, PlanningFailed
+
+
+class Scores(NamedTuple):
+    """What a cost with hard constraints returns: cost (B, S), and margin (B, S), feasible where margin <= 0."""
+
+    cost: Tensor
+    margin: Tensor
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """What a callback sees after each iteration; `mean` and `std` are in action units, (B, H, A)."""
+
+    index: int
+    mean: Tensor
+    std: Tensor
+    costs: Tensor  # (B, S), NaN replaced by inf
+    elite_costs: Tensor  # (B, E), best first
+    feasible: Tensor  # (B, S) bool
+    best_cost: Tensor  # (B,), of the incumbent
+    evaluations: int
+    elapsed_s: float
+
+
+Callback = Callable[[Iteration], None]
+
+
+class Search:
+    """The moving parts of one call of `Planner.plan`.
+
+    Attributes:
+        mean, std: where to start, (B, K, A), in half boxes.
+    """
+
+    def __init__(
+        self,
+        space: ActionSpace,
+        cost: CostFunction,
+        generators: Sequence[torch.Generator],
+        *,
+        std: Tensor,
+        warm_start: Tensor | None = None,
+        proposals: Tensor | None = None,
+        deadline_s: float | None = None,
+        callback: Callback | None = None,
+        device: torch.device,
+    ) -> None:
+        self.space, self.cost, self.generators, self.device = space, cost, generators, device
+        self.callback = callback
+        self.started_s = time.perf_counter()
+        self.deadline_s = deadline_s
+        batch = len(generators)
+        shape = (batch, space.knots, space.action_dim)
+        self.std = std.to(device).expand(shape).contiguous()
+        self.warm_actions = warm_start
+        self.mean = torch.zeros(shape, device=device) if warm_start is None else space.encode(warm_start)
+        self._given = proposals if warm_start is None else _cat(warm_start[:, None], proposals)
+        self._given_pending = self._given is not None
+        self.best_actions = torch.zeros(batch, space.horizon, space.action_dim, device=device)
+        self.best_cost: Tensor | None = None
+        self.best_margin: Tensor | None = None
+        self.feasible: Tensor | None = None  # of the last scored batch; None without constraints
+        self.costs: Tensor | None = None
+        self.iterations = self.evaluations = 0
+        self.cut_off = False
+        self._offsets = torch.arange(batch, device=device)[:, None]
+
+    @property
+    def batch(self) -> int:
+        return len(self.generators)
+
+    def steps(self, count: int) -> Iterator[int]:
+        """Yield iteration numbers until `count`, or until the next iteration would probably miss the deadline."""
+        longest = 0.0
+        before = time.perf_counter()
+        for i in range(count):
+            yield i
+            self.iterations += 1
+            if self.deadline_s is None:
+                continue
+            now = time.perf_counter()
+            longest, before = max(longest, now - before), now
+            if i + 1 < count and now - self.started_s + longest > self.deadline_s:
+                self.cut_off = True
+                return
+
+    def noise(self, *shape: int) -> Tensor:
+        """Standard normal noise (B, *shape), each problem from its own generator."""
+        draws = [torch.randn(shape, generator=g, device=g.device) for g in self.generators]
+        return (draws[0][None] if len(draws) == 1 else torch.stack(draws)).to(self.device)
+
+    def score(self, knots: Tensor, mean: Tensor | None = None) -> Tensor:
+        """Score candidates and remember the best one.
+
+        Args:
+            knots: (B, S, K, A); the leading slots are overwritten by `mean` and, at the first call, by the warm
+                start and the proposals from outside.
+            mean: (B, K, A), to be a candidate itself.
+        Returns:
+            A score (B, S) that orders the candidates, feasible ones first; +inf is worst.
+        """
+        slots = 0
+        if mean is not None and not (self._given_pending and self.warm_actions is not None):
+            knots[:, 0] = mean
+            slots = 1
+        given = None
+        if self._given_pending:
+            given, self._given_pending = self._given, False
+            assert given is not None
+            if slots + given.shape[1] > knots.shape[1]:
+                raise InvalidInputError(
+                    f"{given.shape[1]} proposals leave no room among {knots.shape[1]} samples; give fewer"
+                )
+            knots[:, slots : slots + given.shape[1]] = self.space.encode(given)
+        actions = self.space.decode(knots)
+        if given is not None and not self.space.sign_dims:
+            actions[:, slots : slots + given.shape[1]] = given  # exactly, not as the knots repeat them
+        return self.score_actions(actions)
+
+    def score_actions(self, actions: Tensor) -> Tensor:
+        """Score actions (B, S, H, A) that lie in the box; otherwise as `score`."""
+        b, s = actions.shape[:2]
+        found = self.cost(actions)
+        cost, margin = found if isinstance(found, Scores) else (found, None)
+        if cost.shape != (b, s):
+            raise InvalidInputError(
+                f"the cost must return shape (B, S) = {(b, s)} for actions {tuple(actions.shape)}, "
+                f"got {tuple(cost.shape)}"
+            )
+        cost = torch.nan_to_num(cost.detach(), nan=torch.inf, posinf=torch.inf, neginf=torch.inf)
+        self.evaluations += s
+        self.costs = cost
+        score = cost
+        if margin is not None:
+            margin = torch.nan_to_num(margin.detach(), nan=torch.inf, posinf=torch.inf)
+            self.feasible = (margin <= 0) & cost.isfinite()
+            score = feasible_first(cost, margin)
+        value, index = score.min(dim=1)
+        self._keep(actions, cost, margin, index)
+        return score
+
+    def _keep(self, actions: Tensor, cost: Tensor, margin: Tensor | None, index: Tensor) -> None:
+        """Make candidate `index` (B,) the incumbent where it beats it: feasible first, then the lower cost."""
+        at = index[:, None]
+        new_cost = cost.gather(1, at)[:, 0]
+        new_actions = actions[self._offsets[:, 0], index]
+        new_margin = None if margin is None else margin.gather(1, at)[:, 0]
+        if self.best_cost is None:
+            self.best_actions, self.best_cost, self.best_margin = new_actions, new_cost, new_margin
+            return
+        better = new_cost < self.best_cost
+        if new_margin is not None:
+            assert self.best_margin is not None
+            violation, best_violation = new_margin.clamp_min(0), self.best_margin.clamp_min(0)
+            valid = new_cost.isfinite()
+            better = torch.where(violation == best_violation, better, valid & (violation < best_violation))
+            self.best_margin = torch.where(better, new_margin, self.best_margin)
+        self.best_cost = torch.where(better, new_cost, self.best_cost)
+        self.best_actions = torch.where(better[:, None, None], new_actions, self.best_actions)
+
+    def elites(self, score: Tensor, count: int) -> Tensor:
+        """Indices (B, count) of the best candidates, best first.
+
+        Raises:
+            PlanningFailed: fewer than `count` candidates have a finite score.
+        """
+        values, index = score.topk(count, dim=1, largest=False)
+        if not bool(values[:, -1].isfinite().all()):
+            finite = score.isfinite().sum(1)
+            raise PlanningFailed(
+                f"only {int(finite.min())} of {score.shape[1]} candidates have a finite cost, and {count} are needed"
+            )
+        return index
+
+    def take(self, candidates: Tensor, index: Tensor) -> Tensor:
+        """candidates (B, S, ...), index (B, E) -> (B, E, ...)."""
+        if self.batch == 1:
+            return candidates[0].index_select(0, index[0])[None]
+        return candidates[self._offsets, index]
+
+    def report(self, mean: Tensor, std: Tensor, index: Tensor) -> None:
+        """Tell the callback of the iteration that just ended; `mean`, `std` (B, K, A), elites' `index` (B, E)."""
+        if self.callback is None:
+            return
+        assert self.costs is not None and self.best_cost is not None
+        w = self.space.matrix.to(self.device)
+        feasible = self.costs.isfinite() if self.feasible is None else self.feasible
+        self.callback(
+            Iteration(
+                index=self.iterations,
+                mean=self.space.decode(mean[:, None])[:, 0],
+                std=torch.einsum("hk,bka->bha", w**2, std**2).sqrt() * self.space.half.to(self.device),
+                costs=self.costs,
+                elite_costs=self.costs.gather(1, index),
+                feasible=feasible,
+                best_cost=self.best_cost,
+                evaluations=self.evaluations,
+                elapsed_s=time.perf_counter() - self.started_s,
+            )
+        )
+
+    def result(self) -> Plan:
+        """The best plan found.
+
+        Raises:
+            PlanningFailed: no candidate of some problem had a finite cost.
+        """
+        assert self.best_cost is not None
+        lost = int((~self.best_cost.isfinite()).sum())
+        if lost:
+            raise PlanningFailed(f"0 of {self.evaluations} candidates have a finite cost in {lost} problem(s)")
+        if self.best_margin is None:
+            margin = torch.full_like(self.best_cost, -torch.inf)
+        else:
+            margin = self.best_margin
+        return Plan(
+            actions=self.best_actions,
+            cost=self.best_cost,
+            feasible=margin <= 0,
+            margin=margin,
+            iterations=self.iterations,
+            evaluations=self.evaluations,
+            cut_off=self.cut_off,
+        )
+
+
+def feasible_first(cost: Tensor, margin: Tensor) -> Tensor:
+    """One score that ranks by Deb's rules: feasible by cost, then infeasible by violation, then non-finite.
+
+    Args:
+        cost: (B, S); margin: (B, S), feasible where it is at most 0.
+    Returns:
+        (B, S) float64. A feasible candidate keeps its cost; an infeasible one gets the worst feasible cost plus
+        its violation.
+    Source: Deb, An efficient constraint handling method for genetic algorithms (2000), section 3.
+    """
+    cost = cost.double()
+    feasible = (margin <= 0) & cost.isfinite()
+    worst = torch.where(feasible, cost, -torch.inf).amax(1, keepdim=True)
+    worst = torch.where(worst.isfinite(), worst, torch.zeros_like(worst))
+    return torch.where(feasible, cost, torch.where(cost.isfinite(), worst + margin.double(), torch.inf))
+
+
+def _cat(first: Tensor, second: Tensor | None) -> Tensor:
+    return first if second is None else torch.cat([first, second], 1)

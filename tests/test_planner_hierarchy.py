@@ -1,0 +1,70 @@
+"""The hierarchy on a point mass whose macro model is exact: subgoals lie on the way, and both levels reach the goal."""
+
+import torch
+
+from latent_mpc.planner import MACRO_BOX, CoarseLevel, Hierarchy, make_planner
+
+
+class Point:
+    """s' = s + 0.1 a."""
+
+    def step(self, state, action):
+        return state + 0.1 * action
+
+
+class MacroPoint:
+    """Three equal steps of Point; a macro-action is 2.5 times the action."""
+
+    chunk_length = 3
+    macro_dim = 2
+
+    def step(self, state, macro):
+        return state + 0.3 * macro / MACRO_BOX
+
+    def decode(self, state, macro):
+        return (macro / MACRO_BOX)[..., None, :].expand(*macro.shape[:-1], 3, 2)
+
+
+def hierarchy() -> Hierarchy:
+    coarse = make_planner(
+        "cem", horizon=4, action_dim=2, num_samples=200, low=-MACRO_BOX, high=MACRO_BOX, init_std=1.0
+    )
+    fine = make_planner("cem", horizon=3, action_dim=2, num_samples=128, num_iterations=5)
+    return Hierarchy([CoarseLevel(coarse, MacroPoint())], fine, Point())
+
+
+def energy_to(goal):
+    return lambda states: (states - goal[:, None, None]).square().mean(-1)
+
+
+def test_two_levels_reach_a_goal_beyond_the_fine_horizon():
+    goal = torch.tensor([[1.0, -0.8], [-0.7, 0.9]])
+    state = torch.zeros(2, 2)
+    generators = [torch.Generator().manual_seed(i) for i in range(2)]
+    levels, plan = hierarchy(), None
+    for _ in range(12):
+        plan = levels.plan(
+            state,
+            energy_to(goal),
+            lambda states, subgoal: (states - subgoal).square().mean(-1),
+            generator=generators,
+            previous=plan,
+            executed=2,
+        )
+        for t in range(2):
+            state = Point().step(state, plan.actions[:, t])
+    assert (state - goal).norm(dim=-1).max() < 0.1
+
+
+def test_the_subgoal_is_the_first_coarse_state_and_the_fine_plan_reaches_it():
+    goal = torch.tensor([[0.9, 0.3]])
+    state = torch.zeros(1, 2)
+    plan = hierarchy().plan(
+        state,
+        energy_to(goal),
+        lambda states, subgoal: (states - subgoal).square().mean(-1),
+        generator=torch.Generator().manual_seed(0),
+    )
+    first = MacroPoint().step(state, plan.plans[0].actions[:, 0])
+    assert torch.equal(plan.subgoals[0], first)
+    assert (state + 0.1 * plan.actions.sum(1) - first).norm() < 0.02
