@@ -87,6 +87,14 @@ class DatasetHeader:
     control_dt_s: float
     format_version: int = FORMAT_VERSION
 
+    def __post_init__(self) -> None:
+        sizes = (*self.image_size, self.action_dim, self.proprio_dim)
+        if len(sizes) != 4 or any(not isinstance(n, int) or n < 1 for n in sizes):
+            raise InvalidInputError(
+                f"image_size, action_dim and proprio_dim must be positive whole numbers, got "
+                f"{self.image_size}, {self.action_dim}, {self.proprio_dim}"
+            )
+
 
 def plain(value: Any) -> Any:
     """Dataclasses, tuples, paths and NumPy values as what YAML and JSON can hold."""
@@ -133,7 +141,10 @@ def read_header(directory: Path) -> DatasetHeader:
             f"{path} has format version {values['format_version']}, this release reads {FORMAT_VERSION}; "
             "collect anew"
         )
-    return DatasetHeader(**{**values, "image_size": tuple(values["image_size"])})
+    try:
+        return DatasetHeader(**{**values, "image_size": tuple(values["image_size"])})
+    except (TypeError, InvalidInputError) as error:
+        raise InvalidInputError(f"{path} is not the header of a play dataset: {error}") from error
 
 
 def episode_path(directory: Path, index: int) -> Path:
@@ -143,7 +154,7 @@ def episode_path(directory: Path, index: int) -> Path:
 
 def episode_paths(directory: Path) -> list[Path]:
     """All episodes of a dataset that are whole by name, in order."""
-    return sorted(Path(directory).glob("episode_*.h5"))
+    return sorted(Path(directory).glob(f"episode_{'[0-9]' * 6}.h5"))
 
 
 def write_whole(path: Path, data: bytes) -> Path:
@@ -175,7 +186,12 @@ def write_episode(directory: Path, index: int, episode: Episode) -> Path:
     with h5py.File(path.name, "w", driver="core", backing_store=False) as file:
         frame_shape = episode.image.shape[1:]
         file.create_dataset(
-            "image", data=episode.image, dtype="u1", chunks=(1, *frame_shape), compression="lzf"
+            "image",
+            data=episode.image,
+            dtype="u1",
+            chunks=(1, *frame_shape),
+            compression="lzf",
+            fletcher32=True,
         )
         file.create_dataset("proprio", data=episode.proprio, dtype="f4")
         file.create_dataset("action", data=episode.action, dtype="f4")
@@ -204,8 +220,8 @@ def read_episode(path: Path) -> Episode:
                 is_grasped=file["truth/is_grasped"][:],
                 seed=int(file.attrs["seed"]),
             )
-    except (OSError, KeyError, RuntimeError, AttributeError) as error:
-        raise InvalidInputError(f"{path} is no whole episode ({error}); {REMEDY}") from error
+    except _READ_ERRORS as error:
+        raise InvalidInputError(f"{path} is no whole episode ({error}); {_REMEDY}") from error
 
 
 REMEDY = (
@@ -258,18 +274,16 @@ class PlayDataset:
         """
         directory = Path(directory)
         header = read_header(directory)
-        lengths: dict[Path, int] = {}
+        frames: dict[Path, int] = {}
         num_objects = 0
-        for path in episode_paths(directory):
-            if max_episodes is not None and len(lengths) >= max_episodes:
-                break
+        for path in episode_paths(directory)[:max_episodes]:
             try:
                 with h5py.File(path, "r") as file:
-                    num_objects = _check_shapes(file, header)
-                    lengths[path] = file["action"].shape[0] + 1
+                    frames[path] = file["action"].shape[0] + 1
+                    num_objects = num_objects or file["truth/object_positions"].shape[1]
             except _READ_ERRORS as error:
-                warnings.warn(f"skipped {path}: {error}; {REMEDY}", stacklevel=2)
-        capacity = sum(lengths.values())
+                warnings.warn(f"skipped {path}: {error}; {_REMEDY}", stacklevel=2)
+        capacity = sum(frames.values())
         arrays: dict[str, NDArray[Any]] = {
             "image": np.empty((capacity, *header.image_size, 3), np.uint8),
             "proprio": np.empty((capacity, header.proprio_dim), np.float32),
@@ -281,19 +295,18 @@ class PlayDataset:
         episodes: list[int] = []
         counts: list[int] = []
         end = 0
-        for path, length in tqdm(lengths.items(), "loading", unit="episode", disable=not progress):
+        for path, count in tqdm(frames.items(), "loading", unit="episode", disable=not progress):
             try:
                 with h5py.File(path, "r") as file:
                     for name, array in arrays.items():
-                        rows = length - 1 if name == "action" else length
-                        file[name].read_direct(array[end : end + rows])
+                        _read_into(array[end : end + count - (name == "action")], file[name])
             except _READ_ERRORS as error:  # the next episode overwrites what was read of it
-                warnings.warn(f"skipped {path}: {error}; {REMEDY}", stacklevel=2)
+                warnings.warn(f"skipped {path}: {error}; {_REMEDY}", stacklevel=2)
                 continue
-            arrays["action"][end + length - 1] = 0.0
+            arrays["action"][end + count - 1] = 0.0
             episodes.append(int(path.stem.removeprefix("episode_")))
-            counts.append(length)
-            end += length
+            counts.append(count)
+            end += count
         if not episodes:
             raise InvalidInputError(
                 f"{directory} holds no readable episode; make some with `latent-mpc collect`"
@@ -351,21 +364,17 @@ class PlayDataset:
         return np.sort(order[count:]), np.sort(order[:count])
 
 
-_READ_ERRORS = (OSError, KeyError, RuntimeError, AttributeError, ValueError)  # what h5py raises on a bad file
+# What h5py raises on a bad file, and what a foreign one makes of the lines that read it.
+_READ_ERRORS = (OSError, KeyError, RuntimeError, AttributeError, ValueError, IndexError, TypeError)
+_REMEDY = (
+    "delete it and run `latent-mpc collect` again with the same settings, which makes only what is missing"
+)
 
 
-def _check_shapes(file: h5py.File, header: DatasetHeader) -> int:
-    """Return the number of objects; raise InvalidInputError where a file does not fit the header."""
-    t = file["action"].shape[0]
-    num_objects = file["truth/object_positions"].shape[1]
-    expected = {
-        "image": (t + 1, *header.image_size, 3),
-        "proprio": (t + 1, header.proprio_dim),
-        "action": (t, header.action_dim),
-        "truth/object_positions": (t + 1, num_objects, 3),
-        "truth/is_grasped": (t + 1,),
-    }
-    found = {name: file[name].shape for name in expected}
-    if found != expected or t < 1:
-        raise InvalidInputError(f"shapes {found} do not fit the header's {expected}")
-    return int(num_objects)
+def _read_into(array: NDArray[Any], dataset: h5py.Dataset) -> None:
+    """Fill `array`, contiguous rows of a larger array: HDF5 scatters slowly into a selection."""
+    if dataset.shape != array.shape:
+        raise InvalidInputError(
+            f"{dataset.name} has shape {dataset.shape}, the dataset's header asks for {array.shape}"
+        )
+    dataset.read_direct(array)
