@@ -11,11 +11,11 @@ state="$PWD $(cat pyproject.toml constraints.txt scripts/setup.sh | cksum)"
 die() { printf 'setup: %s\n' "$@" >&2; exit 1; }
 
 apt_install() { # install Debian packages when that needs no password, else say what to type
-    local sudo=()
-    [ "$(id -u)" = 0 ] || sudo=(sudo -n)
-    if command -v apt-get >/dev/null && "${sudo[@]}" true 2>/dev/null; then
+    local sudo=""
+    [ "$(id -u)" = 0 ] || sudo="sudo -n"
+    if command -v apt-get >/dev/null && $sudo true 2>/dev/null; then
         echo "setup: installing $*"
-        "${sudo[@]}" apt-get update -q && "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive \
+        $sudo apt-get update -q && $sudo env DEBIAN_FRONTEND=noninteractive \
             apt-get install -q -y --no-install-recommends "$@" && return
     fi
     die "please install these system packages, then run this again:" "    sudo apt-get install -y $*"
@@ -42,11 +42,11 @@ python=$(find_python) || die "no Python 3.11 or newer found; install one, or say
 "$python" -c 'import ensurepip, venv' 2>/dev/null ||
     apt_install "$("$python" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')"
 
-quiet=(); [ -t 1 ] || quiet=(-q)
+quiet=""; [ -t 1 ] || quiet="-q"
 echo "setup: installing the pinned dependencies into .venv ($("$python" --version); a few minutes the first time)"
 "$python" -m venv .venv
-.venv/bin/python -m pip install "${quiet[@]}" -c constraints.txt setuptools
-.venv/bin/python -m pip install "${quiet[@]}" -c constraints.txt --no-build-isolation -e '.[dev]'
+.venv/bin/python -m pip install $quiet -c constraints.txt setuptools
+.venv/bin/python -m pip install $quiet -c constraints.txt --no-build-isolation -e '.[dev]'
 
 if [ "$(uname)" = Linux ] && ! renders; then
     apt_install libegl1 libegl-mesa0 libgl1-mesa-dri libosmesa6
