@@ -13,7 +13,7 @@ from latent_mpc.types import InvalidInputError, UnknownNameError
 
 # name -> (position, target) in the world frame W, metres. The robot stands at the origin and looks along +x.
 CAMERAS = {
-    "front": ((1.13, 0.0, 0.70), (0.48, 0.0, 0.05)),
+    "front": ((1.13, 0.0, 0.72), (0.47, 0.0, 0.055)),
     "side": ((0.50, 0.72, 0.68), (0.50, 0.0, 0.05)),
     "top": ((0.501, 0.0, 1.05), (0.50, 0.0, 0.0)),
     "overview": ((1.25, -0.75, 0.85), (0.35, 0.0, 0.15)),
@@ -76,7 +76,7 @@ def build_model(num_objects: int, physics_dt_s: float) -> mujoco.MjModel:
     )
     world.add_light(name="lamp", pos=[0.6, -0.6, 1.6], dir=[-0.1, 0.4, -1], diffuse=[0.6, 0.6, 0.6], castshadow=False)
     for name, (position, target) in CAMERAS.items():
-        world.add_camera(name=name, pos=position, quat=look_at(position, target), fovy=42)
+        world.add_camera(name=name, pos=position, quat=look_at(position, target), fovy=37)
     for i in range(num_objects):
         body = world.add_body(name=f"object{i}")
         body.add_freejoint(name=f"object{i}")

@@ -61,7 +61,8 @@ class TabletopConfig:
         object_yaw_rad: objects start with a yaw in plus and minus this.
         step_m, step_yaw_rad: what an action of 1 means, per control step.
         control_dt_s, physics_dt_s: the first must be a whole multiple of the second.
-        camera: observation camera; image_size: its side in pixels; supersample: rendered that much finer, then averaged.
+        camera: observation camera; image_size: its side in pixels, after averaging
+            frames rendered `supersample` times finer.
     """
 
     num_objects: int = 1
@@ -74,7 +75,7 @@ class TabletopConfig:
     tcp_high_m: tuple[float, float, float] = (0.70, 0.28, 0.30)
     home_m: tuple[float, float, float] = (0.36, 0.0, 0.24)
     max_yaw_rad: float = 1.0
-    object_yaw_rad: float = 0.6
+    object_yaw_rad: float = 0.785
     step_m: float = 0.06
     step_yaw_rad: float = 0.3
     control_dt_s: float = 0.2
@@ -121,7 +122,7 @@ class TabletopEnv(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.float32]]):
     Action: float32 (5,) in [-1, 1]: displacement of the tool along W's axes (times `step_m`), yaw (times
     `step_yaw_rad`), gripper (-0.5 and below open, 0.5 and above closed, linear between).
     Info, for scoring only: `object_positions`, `goal_positions` float64 (N, 3) in W, `is_success`, `is_grasped`.
-    Reward: 1 on the step of success, else 0. Terminated: success. Truncated: only by the time limit of `gymnasium.make`.
+    Reward: 1 on the step of success, else 0. Terminated: success. Truncated: only by `gymnasium.make`'s time limit.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 5}
