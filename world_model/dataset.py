@@ -56,9 +56,7 @@ class Episode:
         t = len(self.action)
         frames = (self.image, self.proprio, self.object_positions, self.is_grasped)
         if t < 1 or any(len(array) != t + 1 for array in frames):
-            raise InvalidInputError(
-                f"an episode of {t} actions needs {t + 1} frames, got {[len(a) for a in frames]}"
-            )
+            raise InvalidInputError(f"an episode of {t} actions needs {t + 1} frames, got {[len(a) for a in frames]}")
 
 
 @dataclass(frozen=True)
@@ -133,13 +131,10 @@ def read_header(directory: Path) -> DatasetHeader:
     names = {field.name for field in dataclasses.fields(DatasetHeader)}
     if not isinstance(values, dict) or set(values) != names:
         found = sorted(map(str, values)) if isinstance(values, dict) else type(values).__name__
-        raise InvalidInputError(
-            f"{path} is not the header of a play dataset: found {found}, expected {sorted(names)}"
-        )
+        raise InvalidInputError(f"{path} is not the header of a play dataset: found {found}, expected {sorted(names)}")
     if values["format_version"] != FORMAT_VERSION:
         raise InvalidInputError(
-            f"{path} has format version {values['format_version']}, this release reads {FORMAT_VERSION}; "
-            "collect anew"
+            f"{path} has format version {values['format_version']}, this release reads {FORMAT_VERSION}; collect anew"
         )
     try:
         return DatasetHeader(**{**values, "image_size": tuple(values["image_size"])})
@@ -184,15 +179,8 @@ def write_episode(directory: Path, index: int, episode: Episode) -> Path:
     path = episode_path(directory, index)
     # Built in memory: a full disk is then a plain OSError of one write, not a half-closed HDF5 file.
     with h5py.File(path.name, "w", driver="core", backing_store=False) as file:
-        frame_shape = episode.image.shape[1:]
-        file.create_dataset(
-            "image",
-            data=episode.image,
-            dtype="u1",
-            chunks=(1, *frame_shape),
-            compression="lzf",
-            fletcher32=True,
-        )
+        storage = {"chunks": (1, *episode.image.shape[1:]), "compression": "lzf", "fletcher32": True}
+        file.create_dataset("image", data=episode.image, dtype="u1", **storage)
         file.create_dataset("proprio", data=episode.proprio, dtype="f4")
         file.create_dataset("action", data=episode.action, dtype="f4")
         file.create_dataset("truth/object_positions", data=episode.object_positions, dtype="f4")
@@ -224,9 +212,7 @@ def read_episode(path: Path) -> Episode:
         raise InvalidInputError(f"{path} is no whole episode ({error}); {_REMEDY}") from error
 
 
-REMEDY = (
-    "delete it and run `latent-mpc collect` again with the same settings, which makes only what is missing"
-)
+REMEDY = "delete it and run `latent-mpc collect` again with the same settings, which makes only what is missing"
 
 
 @dataclass(frozen=True)
@@ -308,9 +294,7 @@ class PlayDataset:
             counts.append(count)
             end += count
         if not episodes:
-            raise InvalidInputError(
-                f"{directory} holds no readable episode; make some with `latent-mpc collect`"
-            )
+            raise InvalidInputError(f"{directory} holds no readable episode; make some with `latent-mpc collect`")
         return cls(
             header,
             arrays["image"][:end],
@@ -366,9 +350,7 @@ class PlayDataset:
 
 # What h5py raises on a bad file, and what a foreign one makes of the lines that read it.
 _READ_ERRORS = (OSError, KeyError, RuntimeError, AttributeError, ValueError, IndexError, TypeError)
-_REMEDY = (
-    "delete it and run `latent-mpc collect` again with the same settings, which makes only what is missing"
-)
+_REMEDY = "delete it and run `latent-mpc collect` again with the same settings, which makes only what is missing"
 
 
 def _read_into(array: NDArray[Any], dataset: h5py.Dataset) -> None:
