@@ -1,0 +1,69 @@
+"""The training losses, one function each.
+
+Letters: B batch, T time, N samples, D latent width, A action width, M projections.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def sigreg(
+    z: Tensor, num_projections: int, generator: torch.Generator, *, t_max: float = 3.0, num_points: int = 17
+) -> Tensor:
+    """Sketched isotropic Gaussian regularisation: how far random 1-D projections of z are from N(0, 1).
+
+    For M random unit directions u the Epps–Pulley statistic compares characteristic functions,
+
+        N ∫ |mean_n exp(i t u·z_n) - exp(-t²/2)|² exp(-t²/2) dt   over |t| <= t_max,
+
+    and the mean over directions is returned. The integrand is even, so the trapezoid runs over [0, t_max].
+
+    Args:
+        z: latents, (N, D).
+        num_projections: M, the number of directions drawn anew at each call.
+        generator: source of the directions, on the CPU, so that every device draws the same.
+        t_max: end of the integral.
+        num_points: points of the trapezoid.
+    Returns:
+        Scalar, unitless: near 1 for samples of N(0, I) whatever N is, of order N for a collapsed z.
+    Source: LeJEPA (arXiv 2511.08544), section 4, algorithm 1.
+    """
+    directions = torch.randn(z.shape[-1], num_projections, generator=generator).to(z)
+    projected = z @ (directions / directions.norm(dim=0))  # (N, M)
+    t = torch.linspace(0.0, t_max, num_points, device=z.device)
+    gaussian = torch.exp(-0.5 * t.square())
+    angle = t[:, None, None] * projected  # (num_points, N, M)
+    error = (angle.cos().mean(1) - gaussian[:, None]).square() + angle.sin().mean(1).square()
+    return 2.0 * z.shape[0] * torch.trapezoid(error * gaussian[:, None], t, dim=0).mean()
+
+
+def latent_prediction_loss(predicted: Tensor, target: Tensor) -> Tensor:
+    """Mean squared error of a latent rollout against the encoder's own latents of the same frames.
+
+    The gradient flows through both arguments: `sigreg` prevents the collapse that a stopped gradient would.
+
+    Args:
+        predicted: rolled-out latents, (B, T, D).
+        target: encoded latents of the same frames, (B, T, D).
+    Returns:
+        Scalar, in squared latent units (a unit-variance latent makes a constant prediction cost 1).
+    Source: LeWorldModel (arXiv 2603.19312), prediction loss; multi-step as in V-JEPA 2 (arXiv 2506.09985).
+    """
+    return F.mse_loss(predicted, target)
+
+
+def inverse_dynamics_loss(predicted: Tensor, actions: Tensor) -> Tensor:
+    """Mean squared error of the actions inferred from the two end latents of a clip.
+
+    Args:
+        predicted: actions read off (z_t, z_{t+k}), (B, k, A).
+        actions: actions really taken between the two frames, (B, k, A), in [-1, 1].
+    Returns:
+        Scalar, in squared action units.
+    Source: inverse dynamics as a representation loss, Pathak et al. 2017 (arXiv 1705.05363), eq. 3; here over k
+        steps at once, so that slow consequences of the actions count too.
+    """
+    return F.mse_loss(predicted, actions)
