@@ -191,8 +191,11 @@ sys.argv = ["latent-mpc", "demo", "--device", "cpu", "--out", {str(tmp_path)!r}]
 main()
 """
     process = subprocess.Popen([sys.executable, "-c", code], stdout=-1, stderr=-1, text=True)
-    assert process.stdout is not None and process.stdout.readline() == "working\n"
-    process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=30)
+    try:
+        assert process.stdout is not None and process.stdout.readline() == "working\n"
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=120)
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert stderr == f"latent-mpc: interrupted; kept in {tmp_path}: 1 files, 2.0 MB\n"
