@@ -67,3 +67,21 @@ def inverse_dynamics_loss(predicted: Tensor, actions: Tensor) -> Tensor:
         steps at once, so that slow consequences of the actions count too.
     """
     return F.mse_loss(predicted, actions)
+
+
+def gaussian_kl(mean: Tensor, log_var: Tensor) -> Tensor:
+    """KL(N(mean, exp(log_var)) ‖ N(0, I)) summed over the last dimension, averaged over the rest; nats.
+
+    Source: Kingma & Welling (arXiv 1312.6114), appendix B.
+    """
+    return 0.5 * (mean.square() + log_var.exp() - 1.0 - log_var).sum(-1).mean()
+
+
+def gaussian_nll(predicted: Tensor, target: Tensor, std: float, event_dims: int = 1) -> Tensor:
+    """Squared error over 2 std², summed over the last `event_dims` dimensions, averaged over the rest; nats.
+
+    The negative log-likelihood of a Gaussian of fixed `std`, without its constant. The std says which differences
+    are noise, and so sets the exchange rate against a KL term.
+    """
+    error = (predicted - target).square().flatten(-event_dims).sum(-1)
+    return error.mean() / (2.0 * std**2)

@@ -1,0 +1,306 @@
+"""The agent: encode, plan over subgoals, act. Wires the world model to the planner.
+
+    E(s) = max(‖u − u_g‖², ε) + λ ‖p̃ − p̃_g‖²
+
+u is the scene code and p̃ the robot's standardised proprioception (means of squares over dimensions); u_g and p̃_g
+come from the goal image alone. ε is the model's own prediction error: below it the scene counts as arranged, and
+only the arm's pose still matters.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from latent_mpc import weights
+from latent_mpc.planner.hierarchy import MACRO_BOX, CoarseLevel, Hierarchy, HierarchyPlan
+from latent_mpc.planner.mpc import RecedingHorizon
+from latent_mpc.planner.objective import RolloutCost
+from latent_mpc.planner.planner import make_planner
+from latent_mpc.planner.rollout import rollout
+from latent_mpc.planner.search import Iteration
+from latent_mpc.planner.shift import shift
+from latent_mpc.types import InvalidInputError, Observation, Plan, UnknownNameError, check_image
+from latent_mpc.world_model.model import WorldModel, load_world_model
+
+SHIPPED = Path(str(weights.__file__)).parent
+
+
+@dataclass(frozen=True)
+class AgentConfig:
+    """How the agent plans.
+
+    Attributes:
+        planner: "hierarchy" or "flat" (CEM on actions, `flat_horizon` steps, for comparison).
+        coarse_horizon: macro-actions looked ahead; coarse_samples, coarse_iterations: of its CEM.
+        fine_samples, fine_iterations: of the CEM on actions towards the first subgoal.
+        flat_horizon, flat_samples, flat_iterations: of the flat planner.
+        execute_steps: actions executed of each plan.
+        arm_weight: λ, what the arm's own pose counts beside the scene.
+        subgoal_arm_weight: the same towards a subgoal, whose arm pose was predicted and not read off an image.
+        macro_penalty: on squared macro-actions, the log-likelihood under play's prior.
+        fine_std: initial standard deviation of the fine search around the decoded macro-action.
+        deadline_s: seconds a call of `act` may plan; None for no limit.
+    """
+
+    planner: str = "hierarchy"
+    coarse_horizon: int = 6
+    coarse_samples: int = 256
+    coarse_iterations: int = 5
+    fine_samples: int = 128
+    fine_iterations: int = 3
+    flat_horizon: int = 25
+    flat_samples: int = 256
+    flat_iterations: int = 5
+    execute_steps: int = 2
+    arm_weight: float = 0.02
+    subgoal_arm_weight: float = 0.5
+    macro_penalty: float = 0.0
+    fine_std: float = 0.3
+    deadline_s: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.planner not in ("hierarchy", "flat"):
+            raise UnknownNameError("planner", self.planner, ["hierarchy", "flat"])
+        if min(self.arm_weight, self.subgoal_arm_weight, self.macro_penalty) < 0 or self.fine_std <= 0:
+            raise InvalidInputError("weights must be at least 0 and fine_std positive")
+        if self.execute_steps < 1 or self.coarse_horizon < 1:
+            raise InvalidInputError("execute_steps and coarse_horizon must be at least 1")
+
+
+@dataclass(frozen=True)
+class Trace:
+    """The last plan, for people to look at.
+
+    Attributes:
+        actions: planned actions, (H, A).
+        state: the state planned from, (D,).
+        goal_energy: energy of `state` to the goal.
+        predicted_energy: energies to the goal along the coarse plan (or the flat one), one a step.
+        subgoal: the first coarse latent, (D,); None for a flat plan.
+        coarse_states: states along the coarse plan, (K, D); None for a flat plan.
+        subgoal_energy: energy of `state` to the subgoal; None for a flat plan.
+        candidate_costs, elite_costs: of the last iteration of each level, coarse first.
+        plan_s: seconds spent planning.
+    """
+
+    actions: NDArray[np.float32]
+    state: NDArray[np.float32]
+    goal_energy: float
+    predicted_energy: NDArray[np.float32]
+    subgoal: NDArray[np.float32] | None
+    coarse_states: NDArray[np.float32] | None
+    subgoal_energy: float | None
+    candidate_costs: tuple[NDArray[np.float32], ...]
+    elite_costs: tuple[NDArray[np.float32], ...]
+    plan_s: float
+
+
+class Agent:
+    """Plans towards a goal image. Call `reset` with the goal, then `act` at each control step.
+
+    Attributes:
+        trace: the last plan; None before the first `act`.
+    """
+
+    def __init__(self, model: WorldModel, config: AgentConfig | None = None, device: str = "cpu") -> None:
+        self.model, self.config, self.device = model.to(device), config or AgentConfig(), torch.device(device)
+        c, m = self.config, model.config
+        self._hierarchy = Hierarchy(
+            coarse=[
+                CoarseLevel(
+                    make_planner(
+                        "cem",
+                        horizon=c.coarse_horizon,
+                        action_dim=m.macro_dim,
+                        num_samples=c.coarse_samples,
+                        num_iterations=c.coarse_iterations,
+                        low=-MACRO_BOX,
+                        high=MACRO_BOX,
+                        init_std=1.0,
+                        device=device,
+                    ),
+                    model.macro,
+                    macro_penalty=c.macro_penalty,
+                )
+            ],
+            fine=make_planner(
+                "cem",
+                horizon=m.chunk_length,
+                action_dim=m.action_dim,
+                num_samples=c.fine_samples,
+                num_iterations=c.fine_iterations,
+                init_std=c.fine_std,
+                device=device,
+            ),
+            predictor=model.predictor,
+        )
+        self._flat = make_planner(
+            "cem",
+            horizon=c.flat_horizon,
+            action_dim=m.action_dim,
+            num_samples=c.flat_samples,
+            num_iterations=c.flat_iterations,
+            device=device,
+        )
+        self._goal: Tensor | None = None
+
+    def reset(self, goal_image: NDArray[np.uint8], *, seed: int | None = None) -> None:
+        """Set the goal and forget the plan.
+
+        Args:
+            goal_image: uint8 (H, W, 3), from the camera and at the size that the model was trained on.
+            seed: of the sampling; None draws one from the system.
+        Raises:
+            InvalidInputError: wrong shape or dtype.
+        """
+        image = self._checked_image(goal_image, "goal_image")
+        with torch.no_grad():
+            self._goal = self.model.observe_goal(torch.from_numpy(image.copy())[None].to(self.device))  # (1, D)
+        self._generator = torch.Generator()
+        if seed is None:
+            self._generator.seed()
+        else:
+            self._generator.manual_seed(seed)
+        self._horizon: RecedingHorizon[Plan | HierarchyPlan] = RecedingHorizon(
+            self.config.execute_steps, self.config.deadline_s
+        )
+        self.trace: Trace | None = None
+
+    def act(self, observation: Mapping[str, Any]) -> NDArray[np.float32]:
+        """The next action (A,) in [-1, 1]; reads only `image` and `proprio` of the observation.
+
+        Raises:
+            InvalidInputError: `reset` was not called, or the observation is malformed.
+            PlanningFailed: no candidate had a finite cost and nothing is left of the last plan.
+        """
+        if self._goal is None:
+            raise InvalidInputError("call reset(goal_image) before act(observation)")
+        seen = Observation.from_mapping(observation)
+        image = self._checked_image(seen.image, "image")
+        if seen.proprio.shape != (self.model.config.proprio_dim,):
+            raise InvalidInputError(
+                f"proprio must have {self.model.config.proprio_dim} entries, got {seen.proprio.shape[0]}"
+            )
+        with torch.no_grad():
+            state = self.model.observe(
+                torch.from_numpy(image.copy())[None].to(self.device),
+                torch.from_numpy(seen.proprio)[None].to(self.device),
+            )  # (1, D)
+            plan = self._plan_flat if self.config.planner == "flat" else self._plan_hierarchy
+            action = self._horizon.act(lambda *last: plan(state, *last))
+        return action[0].cpu().numpy().astype(np.float32)
+
+    def goal_energy(self, states: Tensor) -> Tensor:
+        """Energy to the goal: states (..., D) -> (...), unitless."""
+        return self._energy(states, self._goal[0], self.config.arm_weight)  # type: ignore[index]
+
+    def subgoal_energy(self, states: Tensor, subgoal: Tensor) -> Tensor:
+        """Energy to a predicted subgoal: states (..., D), subgoal broadcastable -> (...), unitless."""
+        return self._energy(states, subgoal, self.config.subgoal_arm_weight)
+
+    def _energy(self, states: Tensor, target: Tensor, arm_weight: float) -> Tensor:
+        code, arm = self.model.split((states - target).square())
+        return code.mean(-1).clamp_min(self.model.code_noise) + arm_weight * arm.mean(-1)
+
+    def _plan_hierarchy(
+        self, state: Tensor, previous: HierarchyPlan | None, executed: int, deadline_s: float | None
+    ) -> HierarchyPlan:
+        started = time.perf_counter()
+        last: list[Iteration | None] = [None, None]
+        plan = self._hierarchy.plan(
+            state,
+            self.goal_energy,
+            self.subgoal_energy,
+            generator=self._generator,
+            previous=previous,
+            executed=executed,
+            deadline_s=deadline_s,
+            callbacks=[lambda it: last.__setitem__(0, it), lambda it: last.__setitem__(1, it)],
+        )
+        coarse = rollout(self.model.macro, state, plan.plans[0].actions[:, None])[0, 0]  # (K, D)
+        self._record(plan, state, coarse, plan.subgoals[0], last, started)
+        return plan
+
+    def _plan_flat(self, state: Tensor, previous: Plan | None, executed: int, deadline_s: float | None) -> Plan:
+        started = time.perf_counter()
+        last: list[Iteration | None] = [None]
+        plan = self._flat.plan(
+            RolloutCost(self.model.predictor, state, self.goal_energy, "min"),
+            generator=self._generator,
+            warm_start=None if previous is None else shift(previous.actions, executed),
+            deadline_s=deadline_s,
+            callback=lambda it: last.__setitem__(0, it),
+        )
+        states = rollout(self.model.predictor, state, plan.actions[:, None])[0, 0]  # (H, D)
+        self._record(plan, state, states, None, last, started)
+        return plan
+
+    def _record(
+        self,
+        plan: Plan | HierarchyPlan,
+        state: Tensor,
+        states: Tensor,
+        subgoal: Tensor | None,
+        last: list[Iteration | None],
+        started: float,
+    ) -> None:
+        def array(tensor: Tensor) -> NDArray[np.float32]:
+            return tensor.detach().cpu().numpy().astype(np.float32)
+
+        self.trace = Trace(
+            actions=array(plan.actions[0]),
+            state=array(state[0]),
+            goal_energy=self.goal_energy(state[0]).item(),
+            predicted_energy=array(self.goal_energy(states)),
+            subgoal=None if subgoal is None else array(subgoal[0]),
+            coarse_states=None if subgoal is None else array(states),
+            subgoal_energy=None if subgoal is None else self.subgoal_energy(state[0], subgoal[0]).item(),
+            candidate_costs=tuple(array(it.costs[0]) for it in last if it is not None),
+            elite_costs=tuple(array(it.elite_costs[0]) for it in last if it is not None),
+            plan_s=time.perf_counter() - started,
+        )
+
+    def _checked_image(self, image: Any, name: str) -> NDArray[np.uint8]:
+        array = check_image(image, name)
+        size = self.model.encoder.config.image_size
+        if array.shape != (size, size, 3):
+            raise InvalidInputError(f"{name} must have shape {(size, size, 3)} for this model, got {array.shape}")
+        return array
+
+
+def weights_folder(name: str | Path) -> Path:
+    """Folder of a shipped model's name, or of a path.
+
+    Raises:
+        UnknownNameError: neither a folder nor a shipped name.
+    """
+    for folder in (Path(name), SHIPPED / str(name)):
+        if folder.is_dir() and str(name):
+            return folder
+    shipped = [p.name for p in SHIPPED.iterdir() if p.is_dir() and not p.name.startswith("_")]
+    raise UnknownNameError("weights", str(name), shipped)
+
+
+def load_agent(name: str | Path, *, device: str = "cpu", **settings: Any) -> Agent:
+    """Load a shipped model (`"panda-tabletop"`) or the folder that `latent-mpc train` wrote.
+
+    Args:
+        settings: fields of `AgentConfig`.
+    Raises:
+        UnknownNameError: no such weights. InvalidInputError: files or settings are wrong.
+    """
+    model, _ = load_world_model(weights_folder(name))
+    try:
+        config = replace(AgentConfig(), **settings)
+    except TypeError as error:
+        raise InvalidInputError(f"{error}; available: {sorted(AgentConfig.__dataclass_fields__)}") from error
+    return Agent(model, config, device)

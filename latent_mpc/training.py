@@ -1,0 +1,123 @@
+"""`latent-mpc pretrain` and `latent-mpc train`: datasets in, checkpoints out, progress shown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from latent_mpc.types import InvalidInputError
+from latent_mpc.world_model import pretrain as pretraining
+from latent_mpc.world_model.checkpoint import config_from_dict, load_checkpoint, load_module
+from latent_mpc.world_model.dataset import PlayDataset
+from latent_mpc.world_model.encoder import EncoderConfig, KeypointEncoder
+from latent_mpc.world_model.model import ModelConfig, WorldModel, save_world_model
+from latent_mpc.world_model.train import Clips, train_heads
+from latent_mpc.world_model.train import TrainConfig as HeadsConfig
+
+VALIDATION_FRACTION = 0.05  # of the episodes; never trained on, `latent-mpc info` measures on them
+SPLIT_SEED = 0
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """Settings of `latent-mpc pretrain`: sizes of the encoder, how to train it, episodes to use (None: all)."""
+
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    training: pretraining.PretrainConfig = field(default_factory=pretraining.PretrainConfig)
+    max_episodes: int | None = None
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Settings of `latent-mpc train`: sizes after the encoder, how to train them, episodes to use (None: all)."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    training: HeadsConfig = field(default_factory=HeadsConfig)
+    max_episodes: int | None = None
+
+
+def load_split(data: Path, max_episodes: int | None, *, with_truth: bool = False) -> tuple[PlayDataset, PlayDataset]:
+    """Training and validation episodes of a play dataset, always split the same way."""
+    return PlayDataset.load(data, max_episodes=max_episodes, with_truth=with_truth).split(
+        VALIDATION_FRACTION, SPLIT_SEED
+    )
+
+
+def pretrain(config: PretrainConfig, *, data: Path, out: Path, seed: int, device: str) -> str:
+    """Pretrain the encoder on play video; returns what to tell the user."""
+    train_set, _ = load_split(data, config.max_episodes)
+    with tqdm(total=100, desc="pretrain", unit="%", bar_format=_BAR) as bar:
+
+        def show(status: pretraining.PretrainStatus) -> None:
+            bar.n = round(100 * status.fraction, 1)
+            bar.set_postfix({k: f"{v:.3g}" for k, v in status.losses.items()})
+
+        pretraining.pretrain(
+            train_set, config.encoder, config.training, seed=seed, device=device, checkpoint_path=out, progress=show
+        )
+    return f"encoder written to {out}; next: latent-mpc train --data {data} --encoder {out}"
+
+
+def train(config: TrainConfig, *, data: Path, encoder: Path, out: Path, seed: int, device: str) -> str:
+    """Train everything after the encoder and write the world model to `out`; returns what to tell the user."""
+    frozen = load_encoder(encoder).to(device)
+    train_set, _ = load_split(data, config.max_episodes)
+    if (train_set.proprio.shape[1], train_set.action.shape[1]) != (config.model.proprio_dim, config.model.action_dim):
+        raise InvalidInputError(
+            f"the data has proprioception of {train_set.proprio.shape[1]} and actions of {train_set.action.shape[1]} "
+            f"entries, the model {config.model.proprio_dim} and {config.model.action_dim}; set model.proprio_dim and "
+            "model.action_dim to match"
+        )
+    clips = encode_clips(frozen, train_set, device)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # layers draw their initial weights from torch's own generator
+        model = WorldModel(frozen.config, config.model)
+    model.encoder.load_state_dict(frozen.state_dict())
+    model.encoder.requires_grad_(False)
+    model.to(device)
+    bars: dict[str, tqdm] = {}
+
+    def show(stage: str, step: int, steps: int, losses: Mapping[str, float]) -> None:
+        bar = bars.setdefault(stage, tqdm(total=steps, desc=stage, unit="step"))
+        bar.update(step - bar.n)
+        bar.set_postfix({k: f"{v:.3g}" for k, v in losses.items()})
+        if step == steps:
+            bar.close()
+
+    train_heads(model, clips, config.training, seed=seed, folder=out / "stages", progress=show)
+    training = {"seed": seed, "episodes": int(train_set.num_episodes), "heads": asdict(config.training)}
+    save_world_model(out, model, metrics={}, training=training)
+    return f"world model written to {out}; next: latent-mpc info {out} --data {data}"
+
+
+def load_encoder(folder: Path) -> KeypointEncoder:
+    """The frozen encoder of a folder that `pretrain` wrote.
+
+    Raises:
+        InvalidInputError: it is missing, damaged, or not an encoder's.
+    """
+    checkpoint = load_checkpoint(folder)
+    if "encoder" not in checkpoint.config:
+        raise InvalidInputError(f"{folder} holds no encoder; it has {sorted(checkpoint.config)}")
+    encoder = KeypointEncoder(config_from_dict(EncoderConfig, checkpoint.config["encoder"]))
+    load_module(encoder, checkpoint.tensors, "encoder")
+    return encoder.requires_grad_(False).eval()
+
+
+def encode_clips(encoder: KeypointEncoder, dataset: PlayDataset, device: str = "cpu") -> Clips:
+    """Play after the frozen encoder, on `device`."""
+    images = torch.from_numpy(dataset.image)
+    latents = [encoder.encode_all(part) for part in tqdm(images.split(4096), desc="encode", unit="batch")]
+    return Clips(
+        z=torch.cat(latents).to(device),
+        proprio=torch.from_numpy(dataset.proprio).to(device),
+        action=torch.from_numpy(dataset.action).to(device),
+        starts=dataset.clip_starts,
+    )
+
+
+_BAR = "{desc}: {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}{postfix}]"

@@ -1,0 +1,129 @@
+"""The world model: a frozen encoder, the scene code, and dynamics at two timescales.
+
+    s = [u, p̃],  u = code(enc(image)),  p̃ = (p − mean) / std        s_{t+1} = f(s_t, a_t),   s_{t+C} = F(s_t, m_t)
+
+The state that is planned in has two parts that are predicted together and costed apart: what the image shows
+beside the robot, and the robot's proprioception. A goal image comes without proprioception, so a head reads it
+off the image.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from latent_mpc.types import InvalidInputError
+from latent_mpc.world_model.checkpoint import (
+    Checkpoint,
+    config_from_dict,
+    current_commit,
+    load_checkpoint,
+    load_module,
+    module_tensors,
+    save_checkpoint,
+)
+from latent_mpc.world_model.encoder import EncoderConfig, KeypointEncoder
+from latent_mpc.world_model.layers import mlp
+from latent_mpc.world_model.macro import MacroActionModel
+from latent_mpc.world_model.predictor import LatentPredictor
+from latent_mpc.world_model.scene_code import SceneCoder
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Sizes of everything after the encoder.
+
+    Attributes:
+        proprio_dim, action_dim: widths of the robot's proprioception and action.
+        code_dim: width U of the scene code.
+        head_width: hidden width of the scene coder and of the proprioception head.
+        predictor_width, predictor_blocks: the one-step dynamics.
+        macro_dim: width M of a macro-action; chunk_length: actions C in it.
+        macro_width, macro_blocks: the macro-action model.
+    """
+
+    proprio_dim: int = 6
+    action_dim: int = 5
+    code_dim: int = 16
+    head_width: int = 256
+    predictor_width: int = 256
+    predictor_blocks: int = 3
+    macro_dim: int = 8
+    chunk_length: int = 5
+    macro_width: int = 256
+    macro_blocks: int = 3
+
+    def __post_init__(self) -> None:
+        if min(asdict(self).values()) < 1:
+            raise InvalidInputError(f"every size must be at least 1, got {self}")
+
+
+class WorldModel(nn.Module):
+    """All parts under one name; `state_dim` is D = U + P."""
+
+    def __init__(self, encoder_config: EncoderConfig, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.state_dim = config.code_dim + config.proprio_dim
+        latent_dim = encoder_config.latent_dim
+        self.encoder = KeypointEncoder(encoder_config)
+        self.scene_coder = SceneCoder(latent_dim, config.code_dim, config.proprio_dim, config.head_width)
+        self.proprio_head = mlp(latent_dim, config.head_width, config.proprio_dim, depth=2)
+        self.predictor = LatentPredictor(
+            self.state_dim, config.action_dim, config.predictor_width, config.predictor_blocks
+        )
+        self.macro = MacroActionModel(
+            self.state_dim,
+            config.action_dim,
+            config.macro_dim,
+            config.chunk_length,
+            config.macro_width,
+            config.macro_blocks,
+        )
+        self.register_buffer("proprio_mean", torch.zeros(config.proprio_dim))
+        self.register_buffer("proprio_std", torch.ones(config.proprio_dim))
+        # Mean squared one-chunk prediction error of the scene code: differences below it are noise.
+        self.register_buffer("code_noise", torch.zeros(()))
+
+    def observe(self, images: Tensor, proprio: Tensor) -> Tensor:
+        """uint8 images (B, H, W, 3) and proprioception (B, P) in its own units -> states (B, D)."""
+        return self.state(self.encoder(images), proprio)
+
+    def observe_goal(self, images: Tensor) -> Tensor:
+        """Goal images uint8 (B, H, W, 3) -> states (B, D), the proprioception inferred from the image."""
+        z = self.encoder(images)
+        return torch.cat([self.scene_coder(z), self.proprio_head(z)], dim=-1)
+
+    def state(self, z: Tensor, proprio: Tensor) -> Tensor:
+        """Image latents (B, Z) and proprioception (B, P) -> states (B, D)."""
+        return torch.cat([self.scene_coder(z), (proprio - self.proprio_mean) / self.proprio_std], dim=-1)
+
+    def split(self, state: Tensor) -> tuple[Tensor, Tensor]:
+        """State (..., D) -> scene code (..., U), standardised proprioception (..., P)."""
+        return state[..., : self.config.code_dim], state[..., self.config.code_dim :]
+
+
+def save_world_model(folder: Path, model: WorldModel, metrics: dict[str, Any], training: dict[str, Any]) -> None:
+    """Write `model.safetensors` and `model.yaml`; `training` records how it was made."""
+    config = {"encoder": asdict(model.encoder.config), "model": asdict(model.config), "training": training}
+    save_checkpoint(folder, Checkpoint(module_tensors(model, "world_model"), config, metrics, current_commit()))
+
+
+def load_world_model(folder: Path) -> tuple[WorldModel, Checkpoint]:
+    """Read what `save_world_model` wrote; the model comes frozen, on the CPU.
+
+    Raises:
+        InvalidInputError: files are missing, truncated, foreign, or do not fit their config.
+    """
+    checkpoint = load_checkpoint(folder)
+    missing = [name for name in ("encoder", "model") if name not in checkpoint.config]
+    if missing:
+        raise InvalidInputError(f"{folder} is no world model: its config lacks {missing}")
+    encoder_config = config_from_dict(EncoderConfig, checkpoint.config["encoder"])
+    model = WorldModel(encoder_config, config_from_dict(ModelConfig, checkpoint.config["model"]))
+    load_module(model, checkpoint.tensors, "world_model")
+    return model.requires_grad_(False).eval(), checkpoint

@@ -1,0 +1,222 @@
+"""Trains everything after the encoder on its frozen latents: scene code, dynamics, macro-actions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from latent_mpc.types import InvalidInputError
+from latent_mpc.world_model.fit import FitConfig, fit
+from latent_mpc.world_model.losses import gaussian_kl, gaussian_nll
+from latent_mpc.world_model.model import WorldModel
+
+Progress = Callable[[str, int, int, Mapping[str, float]], None]  # stage, step, of steps, losses
+MIN_PROPRIO_STD = 0.01
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How each stage is trained.
+
+    Attributes:
+        scene: batches of frames. predictor: clips of `rollout_steps` actions. macro: clips of `macro_steps` chunks.
+        latent_noise: σ_z, what counts as noise in the image latent; smaller keeps finer detail in the scene code.
+        state_noise: σ_s, the same for predicted states of the coarse level.
+        action_noise: σ_a, the same for decoded actions; about the noise that play itself has.
+        rollout_steps, macro_steps: steps that predictions are rolled out over in training.
+        start_noise: standard deviation of what is added to a rollout's first state.
+        num_threads: CPU threads.
+    """
+
+    scene: FitConfig = field(default_factory=lambda: FitConfig(steps=4000, batch_size=1024))
+    predictor: FitConfig = field(default_factory=lambda: FitConfig(steps=5000, batch_size=256))
+    macro: FitConfig = field(default_factory=lambda: FitConfig(steps=6000, batch_size=256))
+    latent_noise: float = 0.15
+    state_noise: float = 0.1
+    action_noise: float = 0.2
+    rollout_steps: int = 10
+    macro_steps: int = 4
+    start_noise: float = 0.02
+    num_threads: int = 1
+
+    def __post_init__(self) -> None:
+        if min(self.latent_noise, self.state_noise, self.action_noise) <= 0 or self.start_noise < 0:
+            raise InvalidInputError(
+                "latent_noise, state_noise and action_noise must be positive, start_noise at least 0"
+            )
+        if min(self.rollout_steps, self.macro_steps, self.num_threads) < 1:
+            raise InvalidInputError("rollout_steps, macro_steps and num_threads must be at least 1")
+
+
+@dataclass(frozen=True)
+class Clips:
+    """Play after the encoder. Frames lie one episode after the other; action i leads from frame i to i + 1.
+
+    Attributes:
+        z: image latents, (F, Z). proprio: (F, P), in the robot's units. action: (F, A), in [-1, 1].
+        starts: clip length -> indices i for which frames i … i + length - 1 lie in one episode.
+    """
+
+    z: Tensor
+    proprio: Tensor
+    action: Tensor
+    starts: Callable[[int], NDArray[np.int64]]
+
+
+def train_heads(
+    model: WorldModel, clips: Clips, config: TrainConfig, *, seed: int, folder: Path, progress: Progress | None = None
+) -> None:
+    """Train scene coder, proprioception head, predictor and macro-actions of `model` in place, one after the other.
+
+    Each stage keeps its state in a folder of its own below `folder` and resumes from it.
+
+    Raises:
+        InvalidInputError: no episode is long enough, or `folder` holds the state of other settings.
+        LatentMPCError: a loss is not finite any more.
+    """
+    threads_before = torch.get_num_threads()
+    torch.set_num_threads(config.num_threads)
+    try:
+        _standardise_proprio(model, clips.proprio)
+        stages: list[tuple[str, FitConfig, Callable[[], _Stage]]] = [
+            ("scene", config.scene, lambda: _scene_stage(model, clips, config)),
+            ("predictor", config.predictor, lambda: _predictor_stage(model, clips, config)),
+            ("macro", config.macro, lambda: _macro_stage(model, clips, config)),
+        ]
+        for i, (name, fit_config, build) in enumerate(stages):
+            module, losses = build()
+            fit(
+                module,
+                losses,
+                fit_config,
+                seed=seed + i,
+                folder=folder / name,
+                settings={"seed": seed, "train": asdict(config), "model": asdict(model.config)},
+                progress=None
+                if progress is None
+                else lambda step, terms, name=name, steps=fit_config.steps: progress(name, step, steps, terms),
+            )
+            if name == "scene":
+                _standardise_code(model, clips.z)
+        model.code_noise.fill_(_chunk_error(model, clips, seed))
+    finally:
+        torch.set_num_threads(threads_before)
+
+
+_Stage = tuple[nn.Module, Callable[[torch.Generator], Mapping[str, Tensor]]]
+
+
+def _scene_stage(model: WorldModel, clips: Clips, config: TrainConfig) -> _Stage:
+    coder, head = model.scene_coder, model.proprio_head
+    proprio = (clips.proprio - model.proprio_mean) / model.proprio_std
+
+    def losses(generator: torch.Generator) -> dict[str, Tensor]:
+        index = torch.randint(len(clips.z), (config.scene.batch_size,), generator=generator)
+        z, p = clips.z[index], proprio[index]
+        mean, log_var = coder.posterior(z)
+        noise = torch.randn(mean.shape, generator=generator).to(mean)
+        code = mean + noise * (0.5 * log_var).exp()
+        decoded = coder.decoder(torch.cat([code, p], dim=-1))
+        return {
+            "reconstruction": gaussian_nll(decoded, z, config.latent_noise),
+            "kl": gaussian_kl(mean, log_var),
+            "proprio": F.mse_loss(head(z), p),
+        }
+
+    return nn.ModuleList([coder, head]), losses
+
+
+def _predictor_stage(model: WorldModel, clips: Clips, config: TrainConfig) -> _Stage:
+    draw = _clip_sampler(model, clips, config.rollout_steps, config.predictor.batch_size)
+
+    def losses(generator: torch.Generator) -> dict[str, Tensor]:
+        states, actions = draw(generator)
+        s = states[:, 0]
+        s = s + config.start_noise * torch.randn(s.shape, generator=generator).to(s)
+        rollout = []
+        for t in range(config.rollout_steps):
+            s = model.predictor.step(s, actions[:, t])
+            rollout.append(s)
+        return {"prediction": F.mse_loss(torch.stack(rollout, dim=1), states[:, 1:])}
+
+    return model.predictor, losses
+
+
+def _macro_stage(model: WorldModel, clips: Clips, config: TrainConfig) -> _Stage:
+    chunk = model.config.chunk_length
+    draw = _clip_sampler(model, clips, config.macro_steps * chunk, config.macro.batch_size)
+    macro = model.macro
+
+    def losses(generator: torch.Generator) -> dict[str, Tensor]:
+        states, actions = draw(generator)
+        at = states[:, ::chunk]  # (B, K+1, D)
+        chunks = actions.unflatten(1, (config.macro_steps, chunk))  # (B, K, C, A)
+        mean, log_var = macro.posterior(at[:, :-1], chunks)
+        m = mean + torch.randn(mean.shape, generator=generator).to(mean) * (0.5 * log_var).exp()
+        s = at[:, 0]
+        s = s + config.start_noise * torch.randn(s.shape, generator=generator).to(s)
+        rollout = []
+        for k in range(config.macro_steps):
+            s = macro.step(s, m[:, k])
+            rollout.append(s)
+        return {
+            "prediction": gaussian_nll(torch.stack(rollout, dim=1), at[:, 1:], config.state_noise),
+            "actions": gaussian_nll(macro.decode(at[:, :-1], m), chunks, config.action_noise, event_dims=2),
+            "kl": gaussian_kl(mean, log_var),
+        }
+
+    return macro, losses
+
+
+def _clip_sampler(
+    model: WorldModel, clips: Clips, length: int, batch_size: int
+) -> Callable[[torch.Generator], tuple[Tensor, Tensor]]:
+    """Draws states (B, length+1, D) and the actions between them (B, length, A)."""
+    states = all_states(model, clips)
+    starts = torch.from_numpy(np.asarray(clips.starts(length + 1)))
+    if len(starts) == 0:
+        raise InvalidInputError(f"no episode has the {length} actions that a training clip takes; collect longer ones")
+    ahead = torch.arange(length + 1)
+
+    def draw(generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        first = starts[torch.randint(len(starts), (batch_size, 1), generator=generator)]
+        return states[first + ahead], clips.action[first + ahead[:-1]]
+
+    return draw
+
+
+@torch.no_grad()
+def all_states(model: WorldModel, clips: Clips, batch_size: int = 4096) -> Tensor:
+    """The state of every frame, (F, D)."""
+    pairs = zip(clips.z.split(batch_size), clips.proprio.split(batch_size), strict=True)
+    return torch.cat([model.state(z, p) for z, p in pairs])
+
+
+def _standardise_proprio(model: WorldModel, proprio: Tensor) -> None:
+    model.proprio_mean.copy_(proprio.mean(0))
+    model.proprio_std.copy_(proprio.std(0).clamp_min(MIN_PROPRIO_STD))
+
+
+@torch.no_grad()
+def _standardise_code(model: WorldModel, z: Tensor) -> None:
+    """Scale the code by one number, so that its dimensions keep their relative weight; centre it."""
+    means = torch.cat([model.scene_coder.posterior(part)[0] for part in z.split(4096)])
+    model.scene_coder.code_mean.copy_(means.mean(0))
+    model.scene_coder.code_std.copy_(means.std(0).square().mean().sqrt().expand_as(means[0]))
+
+
+@torch.no_grad()
+def _chunk_error(model: WorldModel, clips: Clips, seed: int) -> float:
+    """Mean squared error of the scene code after one macro-action that was inferred from the actions taken."""
+    chunk = model.config.chunk_length
+    states, actions = _clip_sampler(model, clips, chunk, 4096)(torch.Generator().manual_seed(seed))
+    mean, _ = model.macro.posterior(states[:, 0], actions)
+    predicted, _ = model.split(model.macro.step(states[:, 0], mean))
+    return F.mse_loss(predicted, model.split(states[:, -1])[0]).item()
