@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from latent_mpc.types import InvalidInputError
@@ -40,16 +42,37 @@ class TrainConfig:
     max_episodes: int | None = None
 
 
-def load_split(data: Path, max_episodes: int | None, *, with_truth: bool = False) -> tuple[PlayDataset, PlayDataset]:
-    """Training and validation episodes of a play dataset, always split the same way."""
-    return PlayDataset.load(data, max_episodes=max_episodes, with_truth=with_truth).split(
-        VALIDATION_FRACTION, SPLIT_SEED
-    )
+@dataclass(frozen=True)
+class EpisodeClips:
+    """A play dataset narrowed to some of its episodes, as the trainers want it; nothing is copied."""
+
+    dataset: PlayDataset
+    episodes: NDArray[np.int64]
+
+    @property
+    def image(self) -> NDArray[np.uint8]:
+        return self.dataset.image
+
+    @property
+    def action(self) -> NDArray[np.float32]:
+        return self.dataset.action
+
+    def clip_starts(self, length: int) -> NDArray[np.int64]:
+        """Indices i for which frames i … i + length - 1 lie in one of the episodes."""
+        return self.dataset.clip_starts(length - 1, self.episodes)
+
+
+def load_split(
+    data: Path, max_episodes: int | None, *, with_truth: bool = False
+) -> tuple[PlayDataset, NDArray[np.int64], NDArray[np.int64]]:
+    """A play dataset and the numbers of its training and validation episodes, always split the same way."""
+    dataset = PlayDataset.load(data, max_episodes=max_episodes, with_truth=with_truth)
+    return dataset, *dataset.split(VALIDATION_FRACTION, SPLIT_SEED)
 
 
 def pretrain(config: PretrainConfig, *, data: Path, out: Path, seed: int, device: str) -> str:
     """Pretrain the encoder on play video; returns what to tell the user."""
-    train_set, _ = load_split(data, config.max_episodes)
+    dataset, episodes, _ = load_split(data, config.max_episodes)
     with tqdm(total=100, desc="pretrain", unit="%", bar_format=_BAR) as bar:
 
         def show(status: pretraining.PretrainStatus) -> None:
@@ -57,7 +80,13 @@ def pretrain(config: PretrainConfig, *, data: Path, out: Path, seed: int, device
             bar.set_postfix({k: f"{v:.3g}" for k, v in status.losses.items()})
 
         pretraining.pretrain(
-            train_set, config.encoder, config.training, seed=seed, device=device, checkpoint_path=out, progress=show
+            EpisodeClips(dataset, episodes),
+            config.encoder,
+            config.training,
+            seed=seed,
+            device=device,
+            checkpoint_path=out,
+            progress=show,
         )
     return f"encoder written to {out}; next: latent-mpc train --data {data} --encoder {out}"
 
@@ -65,14 +94,14 @@ def pretrain(config: PretrainConfig, *, data: Path, out: Path, seed: int, device
 def train(config: TrainConfig, *, data: Path, encoder: Path, out: Path, seed: int, device: str) -> str:
     """Train everything after the encoder and write the world model to `out`; returns what to tell the user."""
     frozen = load_encoder(encoder).to(device)
-    train_set, _ = load_split(data, config.max_episodes)
-    if (train_set.proprio.shape[1], train_set.action.shape[1]) != (config.model.proprio_dim, config.model.action_dim):
+    dataset, episodes, _ = load_split(data, config.max_episodes)
+    if (dataset.header.proprio_dim, dataset.header.action_dim) != (config.model.proprio_dim, config.model.action_dim):
         raise InvalidInputError(
-            f"the data has proprioception of {train_set.proprio.shape[1]} and actions of {train_set.action.shape[1]} "
+            f"the data has proprioception of {dataset.header.proprio_dim} and actions of {dataset.header.action_dim} "
             f"entries, the model {config.model.proprio_dim} and {config.model.action_dim}; set model.proprio_dim and "
             "model.action_dim to match"
         )
-    clips = encode_clips(frozen, train_set, device)
+    clips = encode_clips(frozen, dataset, episodes, device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # layers draw their initial weights from torch's own generator
         model = WorldModel(frozen.config, config.model)
@@ -89,7 +118,7 @@ def train(config: TrainConfig, *, data: Path, encoder: Path, out: Path, seed: in
             bar.close()
 
     train_heads(model, clips, config.training, seed=seed, folder=out / "stages", progress=show)
-    training = {"seed": seed, "episodes": int(train_set.num_episodes), "heads": asdict(config.training)}
+    training = {"seed": seed, "episodes": len(dataset.episodes), "heads": asdict(config.training)}
     save_world_model(out, model, metrics={}, training=training)
     return f"world model written to {out}; next: latent-mpc info {out} --data {data}"
 
@@ -108,15 +137,17 @@ def load_encoder(folder: Path) -> KeypointEncoder:
     return encoder.requires_grad_(False).eval()
 
 
-def encode_clips(encoder: KeypointEncoder, dataset: PlayDataset, device: str = "cpu") -> Clips:
-    """Play after the frozen encoder, on `device`."""
+def encode_clips(
+    encoder: KeypointEncoder, dataset: PlayDataset, episodes: NDArray[np.int64], device: str = "cpu"
+) -> Clips:
+    """Some episodes of play after the frozen encoder, on `device`."""
     images = torch.from_numpy(dataset.image)
-    latents = [encoder.encode_all(part) for part in tqdm(images.split(4096), desc="encode", unit="batch")]
+    latents = [encoder.encode_all(part) for part in tqdm(images.split(1024), desc="encode", unit="batch")]
     return Clips(
         z=torch.cat(latents).to(device),
         proprio=torch.from_numpy(dataset.proprio).to(device),
         action=torch.from_numpy(dataset.action).to(device),
-        starts=dataset.clip_starts,
+        starts=EpisodeClips(dataset, episodes).clip_starts,
     )
 
 

@@ -107,8 +107,8 @@ def test_clip_starts_keeps_to_the_given_episodes(directory):
 
 
 def test_clips_of_no_action_are_refused(directory):
-    with pytest.raises(InvalidInputError, match="at least 1 action"):
-        PlayDataset.load(directory, progress=False).clip_starts(0)
+    with pytest.raises(InvalidInputError, match="at least 0"):
+        PlayDataset.load(directory, progress=False).clip_starts(-1)
 
 
 def test_split_is_a_partition_and_repeats(directory):

@@ -315,13 +315,13 @@ class PlayDataset:
         """Frames from which `length` actions follow inside one episode.
 
         Args:
-            length: number of actions, at least 1; the clip has `length + 1` frames.
+            length: number of actions, at least 0; the clip has `length + 1` frames.
             episodes: only in these (numbers as in `episode_index`, as `split` gives them); default all.
         Returns:
             Frame indices, int64, ascending; empty where every episode is shorter.
         """
-        if length < 1:
-            raise InvalidInputError(f"a clip needs at least 1 action, got length={length}")
+        if length < 0:
+            raise InvalidInputError(f"a clip cannot have {length} actions; length must be at least 0")
         starts = np.arange(max(0, len(self.action) - length), dtype=np.int64)
         # Same episode at both ends, and no wrap between: step indices run on by exactly `length`.
         inside = self.step_index[starts + length] == self.step_index[starts] + length

@@ -116,9 +116,10 @@ _Stage = tuple[nn.Module, Callable[[torch.Generator], Mapping[str, Tensor]]]
 def _scene_stage(model: WorldModel, clips: Clips, config: TrainConfig) -> _Stage:
     coder, head = model.scene_coder, model.proprio_head
     proprio = (clips.proprio - model.proprio_mean) / model.proprio_std
+    frames = torch.from_numpy(clips.starts(1))
 
     def losses(generator: torch.Generator) -> dict[str, Tensor]:
-        index = torch.randint(len(clips.z), (config.scene.batch_size,), generator=generator)
+        index = frames[torch.randint(len(frames), (config.scene.batch_size,), generator=generator)]
         z, p = clips.z[index], proprio[index]
         mean, log_var = coder.posterior(z)
         noise = torch.randn(mean.shape, generator=generator).to(mean)
