@@ -1,0 +1,194 @@
+"""Collect play: a pool of processes, each with its own environment, fills a play dataset (world_model/dataset.py).
+
+Episode i depends only on the settings, the seed and i, so neither the number of workers nor an interruption changes
+what is collected, and whoever runs the same command again makes only what is missing.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+from tqdm import tqdm
+
+from latent_mpc.coverage import PlayStatistics, save_coverage
+from latent_mpc.envs import register_envs
+from latent_mpc.envs.play import PlayConfig, PlayPolicy
+from latent_mpc.envs.tabletop import TabletopConfig
+from latent_mpc.types import InvalidInputError, LatentMPCError
+from latent_mpc.video import tile, write_video
+from latent_mpc.workers import run_in_processes
+from latent_mpc.world_model.dataset import (
+    HEADER_NAME,
+    DatasetHeader,
+    Episode,
+    episode_path,
+    plain,
+    read_episode,
+    read_header,
+    write_episode,
+    write_header,
+)
+
+PREVIEW_EPISODES = 6
+
+
+@dataclass(frozen=True)
+class CollectConfig:
+    """What to collect.
+
+    Attributes:
+        env_id: Gymnasium id; play needs one of the tabletop environments.
+        env: the environment's configuration.
+        play: the play policy's configuration.
+        num_episodes: episodes that the dataset shall hold in the end.
+        episode_length: actions an episode.
+    """
+
+    env_id: str = "latent_mpc/PickPlace-v0"
+    env: TabletopConfig = field(default_factory=TabletopConfig)
+    play: PlayConfig = field(default_factory=PlayConfig)
+    num_episodes: int = 3000
+    episode_length: int = 50
+
+    def __post_init__(self) -> None:
+        if self.num_episodes < 1 or self.episode_length < 1:
+            raise InvalidInputError(
+                f"num_episodes and episode_length must be at least 1, got {self.num_episodes}, {self.episode_length}"
+            )
+
+
+def collect(
+    config: CollectConfig, *, out: Path | str, seed: int = 0, workers: int = 0, progress: bool = True
+) -> PlayStatistics:
+    """Run play until `out` holds `num_episodes` episodes, then write statistics and a preview.
+
+    Leaves `dataset.yaml`, `episode_*.h5`, `statistics.json`, `coverage.png` and `preview.mp4`. Ctrl-C drops
+    the episodes under way and raises KeyboardInterrupt; the same call resumes.
+
+    Args:
+        config: what to collect. More episodes than `out` holds are added to it.
+        out: the dataset's folder; made when missing.
+        seed: base seed.
+        workers: processes; 0 for one a core, 1 for this process.
+        progress: show a progress bar.
+    Raises:
+        InvalidInputError: `out` holds a dataset made with other settings, or the environment does not exist.
+        LatentMPCError: the disk is full, or a worker was killed; finished episodes are kept.
+    """
+    out = Path(out)
+    _prepare(out, config, seed)
+    missing = [i for i in range(config.num_episodes) if not episode_path(out, i).exists()]
+    work = functools.partial(_make_episode, config, out, seed)
+    episodes = run_in_processes(work, missing, workers)
+    bar = tqdm(
+        total=config.num_episodes,
+        initial=config.num_episodes - len(missing),
+        desc="collecting",
+        unit="episode",
+        disable=not progress,
+    )
+    with bar, contextlib.closing(episodes):
+        try:
+            for _ in episodes:
+                bar.update()
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"finished episodes are kept in {out}; the same command resumes") from None
+        except OSError as error:
+            raise LatentMPCError(
+                f"could not write to {out}: {error.strerror or error}; its finished episodes are kept: make room, "
+                "then run the same command again"
+            ) from error
+    statistics = save_coverage(out, (config.env.object_low_m, config.env.object_high_m))
+    _write_preview(out, config)
+    return statistics
+
+
+def collect_episode(env: gymnasium.Env[Any, Any], config: CollectConfig, seed: int, index: int) -> Episode:
+    """Play episode `index` of base seed `seed`; the task's success does not end it."""
+    sequence = np.random.SeedSequence(seed, spawn_key=(index,))
+    env_seed = int(sequence.generate_state(1)[0])
+    observation, info = env.reset(seed=env_seed, options={"goal_image": False})
+    policy = PlayPolicy(env.unwrapped, np.random.default_rng(sequence), config.play)
+    frames, actions = [(observation, info)], []
+    for _ in range(config.episode_length):
+        actions.append(policy.act())
+        observation, _, _, _, info = env.step(actions[-1])
+        frames.append((observation, info))
+    return Episode(
+        image=np.stack([o["image"] for o, _ in frames]),
+        proprio=np.stack([o["proprio"] for o, _ in frames]),
+        action=np.stack(actions),
+        object_positions=np.stack([i["object_positions"] for _, i in frames]).astype(np.float32),
+        is_grasped=np.array([i["is_grasped"] for _, i in frames], bool),
+        seed=env_seed,
+    )
+
+
+def _make_env(config: CollectConfig) -> gymnasium.Env[Any, Any]:
+    register_envs()
+    try:
+        return gymnasium.make(config.env_id, config=config.env, disable_env_checker=True)
+    except gymnasium.error.UnregisteredEnv as error:
+        known = sorted(name for name in gymnasium.registry if name.startswith("latent_mpc/"))
+        raise InvalidInputError(f"unknown environment {config.env_id!r}; available: {known}") from error
+
+
+def _prepare(out: Path, config: CollectConfig, seed: int) -> None:
+    """Write the header, or refuse the folder when one made with other settings lies there."""
+    env = _make_env(config)
+    spaces = env.observation_space
+    header = DatasetHeader(
+        env_id=config.env_id,
+        env_config=plain(asdict(config.env)),
+        play_config=plain(asdict(config.play)),
+        seed=seed,
+        image_size=tuple(spaces["image"].shape[:2]),
+        action_dim=env.action_space.shape[0],
+        proprio_dim=spaces["proprio"].shape[0],
+        control_dt_s=config.env.control_dt_s,
+    )
+    env.close()
+    out.mkdir(parents=True, exist_ok=True)
+    for partial in out.glob("*.partial"):  # left by a process that was killed while it wrote
+        partial.unlink(missing_ok=True)
+    if not (out / HEADER_NAME).exists():
+        write_header(out, header)
+        return
+    old, new = asdict(read_header(out)), asdict(header)
+    changed = {key: f"{old[key]} there, {new[key]} asked for" for key in new if old[key] != new[key]}
+    if changed:
+        raise InvalidInputError(
+            f"{out} holds a dataset made with other settings ({changed}); give another folder, or the same settings"
+        )
+
+
+@functools.cache
+def _process_env(config: CollectConfig) -> gymnasium.Env[Any, Any]:
+    """This process's environment, closed at exit."""
+    env = _make_env(config)
+    env.reset(options={"goal_image": False})  # loads OpenGL, whose own exit handler must come after ours
+    atexit.register(env.close)
+    return env
+
+
+def _make_episode(config: CollectConfig, out: Path, seed: int, index: int) -> None:
+    write_episode(out, index, collect_episode(_process_env(config), config, seed, index))
+
+
+def _write_preview(out: Path, config: CollectConfig) -> None:
+    """The first episodes side by side, three times as fast as they were."""
+    paths = [episode_path(out, i) for i in range(min(PREVIEW_EPISODES, config.num_episodes))]
+    films = [read_episode(path).image for path in paths]
+    scale = max(1, round(213 / films[0].shape[2]))
+    frames = (
+        tile([np.kron(film[min(t, len(film) - 1)], np.ones((scale, scale, 1), np.uint8)) for film in films], 3)
+        for t in range(max(map(len, films)))
+    )
+    write_video(out / "preview.mp4", frames, fps=3 / config.env.control_dt_s)
