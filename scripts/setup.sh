@@ -45,8 +45,8 @@ python=$(find_python) || die "no Python 3.11 or newer found; install one, or say
 quiet=""; [ -t 1 ] || quiet="-q"
 echo "setup: installing the pinned dependencies into .venv ($("$python" --version); a few minutes the first time)"
 "$python" -m venv .venv
-.venv/bin/python -m pip install $quiet -c constraints.txt setuptools
-.venv/bin/python -m pip install $quiet -c constraints.txt --no-build-isolation -e '.[dev]'
+.venv/bin/python -m pip install $quiet --no-compile -c constraints.txt setuptools
+.venv/bin/python -m pip install $quiet --no-compile -c constraints.txt --no-build-isolation -e '.[dev]'
 
 if [ "$(uname)" = Linux ] && ! renders; then
     apt_install libegl1 libegl-mesa0 libgl1-mesa-dri libosmesa6
