@@ -1,0 +1,288 @@
+"""Success rates with their intervals: every agent on every task from the same starts, as one table.
+
+An episode is kept in `episodes.jsonl` as soon as it is over, so whoever runs the same evaluation again runs only
+what is missing.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import hashlib
+import json
+import math
+import os
+import platform
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from statistics import NormalDist
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from latent_mpc.agent import AgentConfig, load_agent, weights_folder
+from latent_mpc.baselines import ExpertAgent, NoOpAgent, RandomAgent
+from latent_mpc.envs import MAX_EPISODE_STEPS, register_envs
+from latent_mpc.envs.tabletop import TabletopConfig
+from latent_mpc.loop import EpisodeResult, run_episode
+from latent_mpc.types import AgentLike, InvalidInputError, UnknownNameError
+from latent_mpc.workers import run_in_processes
+from latent_mpc.world_model.dataset import plain, write_whole
+
+AGENTS = ("hierarchy", "flat", "no-op", "random", "expert")
+FIRST_SEED = 1_000_000  # play draws its seeds from all 32-bit numbers: these are 100 of 4 billion
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """What to evaluate.
+
+    Attributes:
+        tasks: of Reach, Push, PickPlace.
+        agents: "hierarchy" and "flat" plan on the weights; "no-op" and "random" are the floor, "expert" (Reach
+            excepted) the ceiling.
+        episodes: of each agent on each task.
+        workers: parallel processes; 0 for one a core.
+        agent: of the planning agents; its `planner` is set by their name.
+        env: must be what the weights were trained on.
+    """
+
+    tasks: tuple[str, ...] = ("Reach", "PickPlace")
+    agents: tuple[str, ...] = ("hierarchy", "flat", "no-op", "random")
+    episodes: int = 100
+    workers: int = 2
+    agent: AgentConfig = field(default_factory=AgentConfig)
+    env: TabletopConfig = field(default_factory=TabletopConfig)
+
+    def __post_init__(self) -> None:
+        for kind, names, known in (("task", self.tasks, tuple(MAX_EPISODE_STEPS)), ("agent", self.agents, AGENTS)):
+            if not names:
+                raise InvalidInputError(f"name at least one {kind} of {sorted(known)}")
+            for name in names:
+                if name not in known:
+                    raise UnknownNameError(kind, name, list(known))
+        if self.episodes < 1 or self.workers < 0:
+            raise InvalidInputError(
+                f"episodes must be at least 1 and workers at least 0, got {self.episodes}, {self.workers}"
+            )
+        if "expert" in self.agents and "Reach" in self.tasks:
+            raise InvalidInputError("the expert only moves objects: leave out Reach, or the expert")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One episode to run."""
+
+    task: str
+    agent: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """One agent on one task; `success_low`, `success_high` is the 95 % Wilson interval."""
+
+    task: str
+    agent: str
+    episodes: int
+    successes: int
+    success_low: float
+    success_high: float
+    grasped: float
+    median_error_m: float
+    mean_steps: float
+    mean_act_s: float
+    slowest_act_s: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The table; prints as Markdown."""
+
+    rows: tuple[Row, ...]
+
+    def __str__(self) -> str:
+        head = (
+            "| task | agent | success | 95 % interval | grasped | median error | steps | `act` mean | slowest |\n"
+            "|---|---|---|---|---|---|---|---|---|"
+        )
+        return "\n".join([head, *map(_markdown, self.rows)])
+
+
+def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Interval for a success rate: all p with |p̂ − p| ≤ z √(p (1 − p) / n).
+
+    Raises:
+        InvalidInputError: no trials, or more successes than trials.
+    Source: Wilson 1927, Probable inference, the law of succession, and statistical inference (JASA 22).
+    """
+    if not 0 <= successes <= trials or trials < 1:
+        raise InvalidInputError(f"need 0 <= successes <= trials and a trial, got {successes} of {trials}")
+    z2 = NormalDist().inv_cdf(0.5 + confidence / 2) ** 2
+    rate = successes / trials
+    centre = (rate + z2 / (2 * trials)) / (1 + z2 / trials)
+    half = math.sqrt(z2 * (rate * (1 - rate) + z2 / (4 * trials)) / trials) / (1 + z2 / trials)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def evaluate(
+    config: EvalConfig,
+    *,
+    weights: Path | str,
+    out: Path | str,
+    seed: int = 0,
+    device: str = "cpu",
+    progress: bool = True,
+) -> Evaluation:
+    """Run what is missing of the evaluation, and write `table.md`, `results.json` and `episodes.jsonl` into `out`.
+
+    Every agent starts from the same states: episode i is seeded with 1,000,000 + 10,000 `seed` + i.
+
+    Args:
+        weights: a shipped name or a folder; read only when a planning agent is asked for.
+        out: made when missing.
+        seed: another one gives other episodes.
+        device: of the planning agents.
+    Raises:
+        InvalidInputError: `out` holds episodes of other settings or weights.
+        UnknownNameError: no such weights.
+    """
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    _claim(out, config, weights, device)
+    first = FIRST_SEED + 10_000 * seed
+    jobs = [
+        Job(task, agent, first + i) for task in config.tasks for agent in config.agents for i in range(config.episodes)
+    ]
+    results = _read_log(out / "episodes.jsonl")
+    missing = [job for job in jobs if job not in results]
+    run = functools.partial(_run, config, str(weights), device)
+    finished = run_in_processes(run, missing, config.workers)
+    bar = tqdm(
+        total=len(jobs), initial=len(jobs) - len(missing), desc="evaluating", unit="episode", disable=not progress
+    )
+    with bar, contextlib.closing(finished), open(out / "episodes.jsonl", "a") as log:
+        log.write("\n" if log.tell() else "")  # a killed run may have left half a line
+        try:
+            for index, result in finished:
+                results[missing[index]] = result
+                log.write(json.dumps({**asdict(missing[index]), **asdict(result)}) + "\n")
+                log.flush()
+                bar.update()
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"finished episodes are kept in {out}; the same command resumes") from None
+    rows = [
+        _summarise(task, agent, [results[j] for j in jobs if (j.task, j.agent) == (task, agent)])
+        for task in config.tasks
+        for agent in config.agents
+    ]
+    evaluation = Evaluation(tuple(rows))
+    report = {
+        "weights": str(weights),
+        "seed": seed,
+        "settings": plain(config),
+        "machine": {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(), "device": device},
+        "torch": torch.__version__,
+        "rows": [asdict(row) for row in rows],
+    }
+    write_whole(out / "results.json", json.dumps(report, indent=1).encode())
+    write_whole(out / "table.md", f"{evaluation}\n".encode())
+    return evaluation
+
+
+def make_agent(name: str, env: gymnasium.Env[Any, Any], weights: str, config: AgentConfig, device: str) -> AgentLike:
+    """An agent by its name in `AGENTS`."""
+    action_dim = env.action_space.shape[0]  # type: ignore[index]
+    if name == "no-op":
+        return NoOpAgent(action_dim)
+    if name == "random":
+        return RandomAgent(action_dim)
+    if name == "expert":
+        return ExpertAgent(env.unwrapped)  # type: ignore[arg-type]
+    return _planning_agent(weights, replace(config, planner=name), device)
+
+
+@functools.cache
+def _planning_agent(weights: str, config: AgentConfig, device: str) -> AgentLike:
+    return load_agent(weights, device=device, **asdict(config))
+
+
+@functools.cache
+def _process_env(task: str, config: TabletopConfig) -> gymnasium.Env[Any, Any]:
+    """This process's environment of a task, closed at exit."""
+    register_envs()
+    env = gymnasium.make(f"latent_mpc/{task}-v0", config=config, disable_env_checker=True)
+    env.reset(seed=0)  # loads OpenGL, whose own exit handler must come after ours
+    atexit.register(env.close)
+    return env
+
+
+def _run(config: EvalConfig, weights: str, device: str, job: Job) -> EpisodeResult:
+    env = _process_env(job.task, config.env)
+    return run_episode(env, make_agent(job.agent, env, weights, config.agent, device), seed=job.seed)
+
+
+def _claim(out: Path, config: EvalConfig, weights: Path | str, device: str) -> None:
+    """Note in `out` what its episodes depend on; refuse when it holds episodes of something else."""
+    settings = {"agent": plain(config.agent), "env": plain(config.env), "device": device}
+    if {"hierarchy", "flat"} & set(config.agents):
+        digest = hashlib.sha256()
+        for file in sorted(weights_folder(weights).glob("*.safetensors")):
+            digest.update(file.read_bytes())
+        settings["weights_sha256"] = digest.hexdigest()
+    path = out / "settings.json"
+    if path.exists():
+        old = json.loads(path.read_text())
+        changed = sorted(key for key in settings if old.get(key, settings[key]) != settings[key])
+        if changed:
+            raise InvalidInputError(
+                f"{out} holds episodes with another {' and '.join(changed)}; give another folder, or empty this one"
+            )
+        settings = {**old, **settings}
+    write_whole(path, json.dumps(settings, indent=1).encode())
+
+
+def _read_log(path: Path) -> dict[Job, EpisodeResult]:
+    """Finished episodes; a line cut off by a kill is left out."""
+    results = {}
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            values = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        job = Job(values.pop("task"), values.pop("agent"), values["seed"])
+        results[job] = EpisodeResult(**{**values, "act_times_s": tuple(values["act_times_s"])})
+    return results
+
+
+def _summarise(task: str, agent: str, results: list[EpisodeResult]) -> Row:
+    times = np.concatenate([r.act_times_s for r in results])
+    successes = sum(r.success for r in results)
+    low, high = wilson_interval(successes, len(results))
+    return Row(
+        task=task,
+        agent=agent,
+        episodes=len(results),
+        successes=successes,
+        success_low=low,
+        success_high=high,
+        grasped=float(np.mean([r.grasped for r in results])),
+        median_error_m=float(np.median([r.position_error_m for r in results])),
+        mean_steps=float(np.mean([r.steps for r in results])),
+        mean_act_s=float(times.mean()),
+        slowest_act_s=float(times.max()),
+    )
+
+
+def _markdown(row: Row) -> str:
+    grasped = "–" if row.task == "Reach" else f"{row.grasped:.0%}"
+    return (
+        f"| {row.task} | {row.agent} | {row.successes} of {row.episodes} | "
+        f"{100 * row.success_low:.0f}–{100 * row.success_high:.0f} % | {grasped} | "
+        f"{100 * row.median_error_m:.1f} cm | {row.mean_steps:.0f} | {1000 * row.mean_act_s:.0f} ms | "
+        f"{1000 * row.slowest_act_s:.0f} ms |"
+    )
