@@ -34,7 +34,20 @@ def write_video(path: Path | str, frames: Iterable[Image], *, fps: float) -> Pat
     height, width, _ = sizes.pop()
     partial = path.with_name(f"{path.name}.partial")
     source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", f"{fps:.6f}", "-i", "-"]
-    target = ["-c:v", "libx264", "-crf", "18", "-pix_fmt", "yuv420p", "-movflags", "+faststart", "-f", "mp4"]
+    target = [
+        "-c:v",
+        "libx264",
+        "-preset",
+        "veryfast",
+        "-crf",
+        "18",
+        "-pix_fmt",
+        "yuv420p",
+        "-movflags",
+        "+faststart",
+        "-f",
+        "mp4",
+    ]
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", *source, *target, str(partial)]
     try:
         done = subprocess.run(command, input=b"".join(f.tobytes() for f in film), capture_output=True)

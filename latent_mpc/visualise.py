@@ -120,7 +120,7 @@ def filmstrip(record: EpisodeRecord, *, columns: int = 8, side: int = 150) -> Im
             _centred(draw, left, top + side + 3, side, f"subgoal at step {t}", SUBGOAL)
     left = 3 * gap + len(steps) * (side + gap)
     canvas.paste(_fit(record.goal_image, side), (left, head))
-    draw.rectangle((left - 2, head - 2, left + side + 1, head + side + 1), outline=GOAL, width=3)
+    draw.rectangle((left - 3, head - 3, left + side + 2, head + side + 2), outline=GOAL, width=3)
     _centred(draw, left, head + side + 3, side, "goal", GOAL)
     return np.asarray(canvas)
 
@@ -197,7 +197,7 @@ class _Energies:
         values = np.concatenate([np.asarray(curve, float) for *_, curve in curves])
         peak = np.nanmax(values, initial=0.0, where=np.isfinite(values)) or 1.0
         axes.set(xlim=(0, steps), ylim=(0, 1.08 * peak), xlabel="step")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.locator_params(axis="x", integer=True)
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(labelsize=9, colors=INK)
         axes.xaxis.label.set(size=9, color=INK)
