@@ -63,7 +63,7 @@ class _Hands:
         target, yaw, grip = setpoint
         position, now = self.env.arm.pose(self.env.data)
         move = (target - position) / self.env.config.step_m
-        move *= min(1.0, speed / max(np.linalg.norm(move), 1e-9))
+        move *= min(1.0, speed / max(float(np.linalg.norm(move)), 1e-9))
         turn = np.clip((yaw - now) / self.env.config.step_yaw_rad, -1, 1)
         return np.array([*move, turn, grip])
 

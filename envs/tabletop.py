@@ -160,7 +160,7 @@ class TabletopEnv(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.float32]]):
         self.objects: tuple[scene.ObjectSpec, ...] = ()
         self._goal_image = np.zeros((config.image_size, config.image_size, 3), np.uint8)
         image = spaces.Box(0, 255, self._goal_image.shape, np.uint8)
-        self.observation_space = spaces.Dict(
+        self.observation_space = spaces.Dict(  # type: ignore[assignment]  # gymnasium's own stubs disagree
             image=image, proprio=spaces.Box(-2.0, 2.0, (PROPRIO_DIM,), np.float32), goal_image=image
         )
         self.action_space = spaces.Box(-1.0, 1.0, (ACTION_DIM,), np.float32)
@@ -234,6 +234,15 @@ class TabletopEnv(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.float32]]):
             raise UnknownNameError("camera", camera, list(scene.CAMERAS))
         return self._render(camera, height, width, supersample=2)
 
+    def render_goal(self, camera: str, height: int, width: int) -> NDArray[np.uint8]:
+        """What the goal looks like from a named camera at any size, uint8 (height, width, 3)."""
+        before = self.data.qpos.copy(), self.data.qvel.copy(), self.data.ctrl.copy()
+        self._arrange(self.layout.goal_poses, self.layout.goal_arm_pose)
+        image = self.render_camera(camera, height, width)
+        self.data.qpos[:], self.data.qvel[:], self.data.ctrl[:] = before
+        mujoco.mj_forward(self.model, self.data)
+        return image
+
     def close(self) -> None:
         for renderer in self._renderers.values():
             renderer.close()
@@ -304,7 +313,8 @@ class TabletopEnv(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.float32]]):
 
     def grasped(self) -> NDArray[np.bool_]:
         """Whether each object touches both finger pads, (N,)."""
-        return self._touching().all(axis=1)
+        left, right = self._touching().T
+        return left & right
 
     def _touching(self) -> NDArray[np.bool_]:
         """Contact of each object with each pad, (N, 2)."""
@@ -316,13 +326,13 @@ class TabletopEnv(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.float32]]):
         return touching
 
     def _situation(self) -> Situation:
-        touching = self._touching()
+        left, right = self._touching().T
         return Situation(
             tool_position=self.arm.pose(self.data)[0],
             object_positions=self.object_positions(),
             object_speeds=np.array([np.linalg.norm(self.data.qvel[a : a + 3]) for a in self._object_qvel]),
-            grasped=touching.all(axis=1),
-            touched=touching.any(axis=1),
+            grasped=left & right,
+            touched=left | right,
             layout=self.layout,
         )
 

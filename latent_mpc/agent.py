@@ -184,20 +184,28 @@ class Agent:
         """
         if self._goal is None:
             raise InvalidInputError("call reset(goal_image) before act(observation)")
+        state = self.observe(observation)[None]
+        plan = self._plan_flat if self.config.planner == "flat" else self._plan_hierarchy
+        with torch.no_grad():
+            action = self._horizon.act(lambda *last: plan(state, *last))
+        return action[0].cpu().numpy().astype(np.float32)
+
+    @torch.no_grad()
+    def observe(self, observation: Mapping[str, Any]) -> Tensor:
+        """The state (D,) that the model sees in an observation.
+
+        Raises:
+            InvalidInputError: the observation is malformed, or does not fit the model.
+        """
         seen = Observation.from_mapping(observation)
         image = self._checked_image(seen.image, "image")
         if seen.proprio.shape != (self.model.config.proprio_dim,):
             raise InvalidInputError(
                 f"proprio must have {self.model.config.proprio_dim} entries, got {seen.proprio.shape[0]}"
             )
-        with torch.no_grad():
-            state = self.model.observe(
-                torch.from_numpy(image.copy())[None].to(self.device),
-                torch.from_numpy(seen.proprio)[None].to(self.device),
-            )  # (1, D)
-            plan = self._plan_flat if self.config.planner == "flat" else self._plan_hierarchy
-            action = self._horizon.act(lambda *last: plan(state, *last))
-        return action[0].cpu().numpy().astype(np.float32)
+        return self.model.observe(
+            torch.from_numpy(image.copy())[None].to(self.device), torch.from_numpy(seen.proprio)[None].to(self.device)
+        )[0]
 
     def goal_energy(self, states: Tensor) -> Tensor:
         """Energy to the goal: states (..., D) -> (...), unitless."""

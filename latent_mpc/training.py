@@ -16,12 +16,14 @@ from latent_mpc.world_model import pretrain as pretraining
 from latent_mpc.world_model.checkpoint import config_from_dict, load_checkpoint, load_module
 from latent_mpc.world_model.dataset import PlayDataset
 from latent_mpc.world_model.encoder import EncoderConfig, KeypointEncoder
+from latent_mpc.world_model.gallery import save_gallery
 from latent_mpc.world_model.model import ModelConfig, WorldModel, save_world_model
 from latent_mpc.world_model.train import Clips, train_heads
 from latent_mpc.world_model.train import TrainConfig as HeadsConfig
 
 VALIDATION_FRACTION = 0.05  # of the episodes; never trained on, `latent-mpc info` measures on them
 SPLIT_SEED = 0
+GALLERY_FRAMES = 600
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,9 @@ def train(config: TrainConfig, *, data: Path, encoder: Path, out: Path, seed: in
     train_heads(model, clips, config.training, seed=seed, folder=out / "stages", progress=show)
     training = {"seed": seed, "episodes": len(dataset.episodes), "heads": asdict(config.training)}
     save_world_model(out, model, metrics={}, training=training)
+    frames = dataset.clip_starts(0, episodes)
+    chosen = np.sort(np.random.default_rng(seed).choice(frames, min(GALLERY_FRAMES, len(frames)), replace=False))
+    save_gallery(out, dataset.image[chosen], dataset.proprio[chosen])
     return f"world model written to {out}; next: latent-mpc info {out} --data {data}"
 
 

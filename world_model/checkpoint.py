@@ -60,8 +60,8 @@ def save_checkpoint(folder: Path | str, checkpoint: Checkpoint) -> None:
         "config": _plain(checkpoint.config),
         "metrics": _plain(checkpoint.metrics),
     }
-    _write_atomically(folder / TENSORS_NAME, save(tensors))
-    _write_atomically(folder / YAML_NAME, yaml.safe_dump(header, sort_keys=False).encode())
+    write_atomically(folder / TENSORS_NAME, save(tensors))
+    write_atomically(folder / YAML_NAME, yaml.safe_dump(header, sort_keys=False).encode())
 
 
 def load_checkpoint(folder: Path | str) -> Checkpoint:
@@ -149,7 +149,7 @@ def current_commit() -> str | None:
         return None
 
 
-def _write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes) -> None:
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:

@@ -52,14 +52,17 @@ class KeypointEncoder(nn.Module):
     Source: spatial softmax of Levine et al. 2016 (arXiv 1504.00702), section 5.1.
     """
 
+    grid: Tensor
+
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
+        self.grid: Tensor
         self.config = config
         wide, deep = config.channels
         # An 8×8 convolution of stride 4, written on 4×4 blocks of pixels: the CPU runs it twice as fast.
-        self.conv1 = nn.Conv2d(3 * BLOCK**2, wide, 2).to(memory_format=torch.channels_last)
-        self.conv2 = nn.Conv2d(wide, deep, 3, padding=1).to(memory_format=torch.channels_last)
-        self.to_maps = nn.Conv2d(deep, config.num_keypoints, 1).to(memory_format=torch.channels_last)
+        self.conv1 = nn.Conv2d(3 * BLOCK**2, wide, 2).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.conv2 = nn.Conv2d(wide, deep, 3, padding=1).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.to_maps = nn.Linear(deep, config.num_keypoints)
         self.mlp = nn.Sequential(
             nn.Linear(3 * config.num_keypoints, config.hidden),
             nn.GELU(),
@@ -70,13 +73,9 @@ class KeypointEncoder(nn.Module):
         y, x = torch.meshgrid(centres, centres, indexing="ij")
         self.register_buffer("grid", torch.stack([x.flatten(), y.flatten()], dim=-1), persistent=False)  # (U, 2)
 
-    def keypoints(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Keypoints of images.
+    def maps(self, images: Tensor) -> Tensor:
+        """Keypoint maps m of uint8 images (B, H, W, 3), before their softmax: (B, K, U) over the U grid cells.
 
-        Args:
-            images: uint8 (B, H, W, 3), RGB.
-        Returns:
-            Positions (B, K, 2), (x, y) from -1 (left, top edge) to 1 (right, bottom edge), and values (B, K).
         Raises:
             InvalidInputError: another shape or dtype.
         """
@@ -88,8 +87,19 @@ class KeypointEncoder(nn.Module):
         n = size // BLOCK
         blocks = images.reshape(-1, n, BLOCK, n, BLOCK, 3).permute(0, 1, 3, 2, 4, 5).reshape(-1, n, n, 3 * BLOCK**2)
         pixels = blocks.permute(0, 3, 1, 2).float().mul_(1 / 255).sub_(0.5)  # channels last, in [-0.5, 0.5]
-        features = F.relu(self.conv2(F.relu(self.conv1(pixels))))
-        maps = self.to_maps(features).flatten(2)  # (B, K, U)
+        features = F.relu(self.conv2(F.relu(self.conv1(pixels)))).flatten(2)  # (B, C, U)
+        kernel = self.to_maps.weight.expand(len(images), -1, -1)
+        return torch.baddbmm(self.to_maps.bias[:, None], kernel, features)  # contiguous, as the softmax wants it
+
+    def keypoints(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Keypoints of uint8 images (B, H, W, 3).
+
+        Returns:
+            Positions (B, K, 2), (x, y) from -1 (left, top edge) to 1 (right, bottom edge), and values (B, K).
+        Raises:
+            InvalidInputError: another shape or dtype.
+        """
+        maps = self.maps(images)
         weight = maps.softmax(dim=-1)
         return weight @ self.grid, (weight * maps).sum(-1)
 
@@ -97,6 +107,24 @@ class KeypointEncoder(nn.Module):
         """uint8 images (B, H, W, 3) -> latents (B, D), close to N(0, I) over the training data."""
         position, value = self.keypoints(images)
         return self.mlp(torch.cat([position.flatten(1), value], dim=-1))
+
+    @torch.no_grad()
+    def calibrate(self, images: Tensor, map_std: float = 3.0) -> None:
+        """Rescale fresh weights on a batch of images: peaked maps, and latents of mean 0 and variance 1.
+
+        Without it every keypoint starts as the image's mean position, the latents start collapsed, and SIGReg,
+        whose gradient vanishes there, takes hundreds of steps to pull them apart.
+
+        Args:
+            images: uint8 (B, H, W, 3).
+            map_std: standard deviation of each map over the grid, in nats.
+        Source: layer-sequential unit variance, Mishkin and Matas 2015 (arXiv 1511.06422), on two layers.
+        """
+        self.to_maps.weight.mul_(map_std / self.maps(images).std(-1).mean(0).clamp_min(1e-6)[:, None])
+        last = self.mlp[-1]
+        assert isinstance(last, nn.Linear)
+        last.weight.div_(self(images).std(0).clamp_min(1e-6)[:, None])
+        last.bias.sub_(self(images).mean(0))
 
     @torch.no_grad()
     def encode_all(self, images: Tensor, batch_size: int = 256) -> Tensor:

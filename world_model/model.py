@@ -65,6 +65,10 @@ class ModelConfig:
 class WorldModel(nn.Module):
     """All parts under one name; `state_dim` is D = U + P."""
 
+    proprio_mean: Tensor
+    proprio_std: Tensor
+    code_noise: Tensor
+
     def __init__(self, encoder_config: EncoderConfig, config: ModelConfig) -> None:
         super().__init__()
         self.config = config

@@ -50,8 +50,11 @@ class PlayClips(Protocol):
         action: float32 (F, A), in [-1, 1].
     """
 
-    image: NDArray[np.uint8]
-    action: NDArray[np.float32]
+    @property
+    def image(self) -> NDArray[np.uint8]: ...
+
+    @property
+    def action(self) -> NDArray[np.float32]: ...
 
     def clip_starts(self, length: int) -> NDArray[np.int64]:
         """Indices i for which frames i … i + length - 1 lie in one episode."""
@@ -84,7 +87,7 @@ class PretrainConfig:
     clip_frames: int = 4
     max_stride: int = 3
     learning_rate: float = 1e-3
-    warmup_steps: int = 100
+    warmup_steps: int = 30
     weight_decay: float = 1e-4
     prediction_weight: float = 1.0
     sigreg_weight: float = 0.05
@@ -224,6 +227,7 @@ class _Trainer:
             self.model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
         self.generator = torch.Generator().manual_seed(seed)
+        self.model.encoder.calibrate(self.draw_clips()[0].flatten(0, 1))
         self.step, self.elapsed_s = 0, 0.0
         self.settings = {"seed": seed, "encoder": asdict(encoder_config), "pretrain": asdict(config)}
 

@@ -22,6 +22,9 @@ class SceneCoder(nn.Module):
     Letters: Z width of the image latent, U of the code, P of proprioception.
     """
 
+    code_mean: Tensor
+    code_std: Tensor
+
     def __init__(self, latent_dim: int, code_dim: int, proprio_dim: int, hidden: int) -> None:
         super().__init__()
         self.encoder = mlp(latent_dim, hidden, 2 * code_dim, depth=2)

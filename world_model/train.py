@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -99,9 +100,7 @@ def train_heads(
                 seed=seed + i,
                 folder=folder / name,
                 settings={"seed": seed, "train": asdict(config), "model": asdict(model.config)},
-                progress=None
-                if progress is None
-                else lambda step, terms, name=name, steps=fit_config.steps: progress(name, step, steps, terms),
+                progress=None if progress is None else functools.partial(_report, progress, name, fit_config.steps),
             )
             if name == "scene":
                 _standardise_code(model, clips.z)
@@ -111,6 +110,10 @@ def train_heads(
 
 
 _Stage = tuple[nn.Module, Callable[[torch.Generator], Mapping[str, Tensor]]]
+
+
+def _report(progress: Progress, name: str, steps: int, step: int, terms: Mapping[str, float]) -> None:
+    progress(name, step, steps, terms)
 
 
 def _scene_stage(model: WorldModel, clips: Clips, config: TrainConfig) -> _Stage:
