@@ -1,0 +1,181 @@
+"""The evaluation: intervals against published values, scores that tell agents apart, and runs that resume."""
+
+import json
+import math
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+
+from latent_mpc import evaluation
+from latent_mpc.baselines import NoOpAgent
+from latent_mpc.envs.tabletop import TabletopConfig
+from latent_mpc.evaluation import EvalConfig, evaluate, wilson_interval
+from latent_mpc.types import InvalidInputError, UnknownNameError
+
+CONFIG = EvalConfig(
+    tasks=("PickPlace",),
+    agents=("no-op", "random", "expert"),
+    episodes=2,
+    workers=1,
+    env=TabletopConfig(image_size=16, supersample=1),
+)
+
+
+def run(config, out, **kwargs):
+    return evaluate(config, weights="none", out=out, progress=False, **kwargs)
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory):
+    out = tmp_path_factory.mktemp("eval") / "new"
+    return out, run(CONFIG, out)
+
+
+@pytest.mark.parametrize(
+    "successes, trials, low, high",
+    [  # Newcombe 1998 (Statistics in Medicine 17), table I, method 3
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ],
+)
+def test_wilson_against_published_values(successes, trials, low, high):
+    assert wilson_interval(successes, trials) == pytest.approx((low, high), abs=5e-5)
+
+
+@pytest.mark.parametrize("successes, trials", [(0, 1), (3, 10), (85, 100), (100, 100)])
+def test_wilson_ends_solve_its_equation(successes, trials):
+    low, high = wilson_interval(successes, trials)
+    assert 0 <= low <= successes / trials <= high <= 1
+    for p in (low, high):
+        if 0 < p < 1:
+            distance = abs(successes / trials - p)
+            assert distance == pytest.approx(1.959964 * math.sqrt(p * (1 - p) / trials), rel=1e-6)
+
+
+def test_wilson_mirrors_and_widens_with_confidence():
+    low, high = wilson_interval(7, 20)
+    assert wilson_interval(13, 20) == pytest.approx((1 - high, 1 - low))
+    wide = wilson_interval(7, 20, confidence=0.99)
+    assert wide[0] < low and high < wide[1]
+
+
+@pytest.mark.parametrize("successes, trials", [(0, 0), (3, 2), (-1, 5)])
+def test_wilson_refuses_impossible_counts(successes, trials):
+    with pytest.raises(InvalidInputError, match="successes"):
+        wilson_interval(successes, trials)
+
+
+def test_scores_tell_the_expert_from_doing_nothing(evaluated):
+    rows = {row.agent: row for row in evaluated[1].rows}
+    assert rows["expert"].successes == 2 and rows["expert"].grasped == 1 and rows["expert"].median_error_m < 0.03
+    assert rows["no-op"].successes == rows["random"].successes == 0
+    assert rows["no-op"].median_error_m >= 0.1  # starts are at least 10 cm from the goal, and nothing moved
+    assert rows["no-op"].mean_steps == 45 > rows["expert"].mean_steps
+    assert (rows["expert"].success_low, rows["expert"].success_high) == wilson_interval(2, 2)
+
+
+def test_every_agent_starts_from_the_same_states(evaluated):
+    lines = [json.loads(line) for line in (evaluated[0] / "episodes.jsonl").read_text().splitlines() if line]
+    seeds = {agent: [e["seed"] for e in lines if e["agent"] == agent] for agent in CONFIG.agents}
+    assert seeds["no-op"] == seeds["random"] == seeds["expert"] == [1_000_000, 1_000_001]
+
+
+def test_writes_table_and_report(evaluated):
+    out, result = evaluated
+    table = (out / "table.md").read_text()
+    assert table == f"{result}\n" and "| PickPlace | expert | 2 of 2 | 34–100 % | 100% |" in table
+    columns = {line.count("|") for line in table.splitlines()}
+    assert len(columns) == 1
+    report = json.loads((out / "results.json").read_text())
+    assert report["rows"] == [asdict(row) for row in result.rows]
+    assert report["settings"]["env"]["image_size"] == 16 and report["machine"]["cores"] >= 1
+
+
+def test_two_processes_score_what_one_does(evaluated, tmp_path):
+    rows = run(replace(CONFIG, workers=2, agents=("random", "expert")), tmp_path).rows
+    timing = {"mean_act_s": 0.0, "slowest_act_s": 0.0}
+    assert [replace(r, **timing) for r in rows] == [replace(r, **timing) for r in evaluated[1].rows[1:]]
+
+
+def test_an_interrupted_run_resumes_with_what_is_missing(tmp_path, monkeypatch):
+    real, seeds = evaluation.run_episode, []
+
+    def third_time_interrupted(env, agent, *, seed):
+        seeds.append((type(agent).__name__, seed))
+        if len(seeds) == 3:
+            raise KeyboardInterrupt
+        return real(env, agent, seed=seed)
+
+    monkeypatch.setattr(evaluation, "run_episode", third_time_interrupted)
+    config = replace(CONFIG, agents=("no-op", "expert"))
+    with pytest.raises(KeyboardInterrupt, match="same command resumes"):
+        run(config, tmp_path)
+    with open(tmp_path / "episodes.jsonl", "a") as log:
+        log.write('{"task": "PickPl')  # a kill in the middle of a line
+    resumed = run(config, tmp_path)
+    assert seeds[3:] == [("ExpertAgent", 1_000_000), ("ExpertAgent", 1_000_001)]
+    assert [row.successes for row in resumed.rows] == [0, 2]
+    again = run(config, tmp_path)
+    assert len(seeds) == 5 and again == resumed
+
+
+def test_another_seed_is_another_set_of_episodes(evaluated, tmp_path):
+    config = replace(CONFIG, agents=("no-op",))
+    other = run(config, tmp_path, seed=1)
+    assert other.rows[0].median_error_m != evaluated[1].rows[0].median_error_m
+
+
+def test_results_of_other_settings_are_not_mixed(evaluated):
+    other = replace(CONFIG, env=TabletopConfig(image_size=24, supersample=1))
+    with pytest.raises(InvalidInputError, match="another env"):
+        run(other, evaluated[0])
+
+
+def test_planning_agents_are_loaded_once_and_told_how_to_plan(tmp_path, monkeypatch):
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    (weights / "model.safetensors").write_bytes(b"one")
+    loaded = []
+
+    def load_agent(name, *, device, **settings):
+        loaded.append((name, device, settings["planner"], settings["coarse_samples"]))
+        return NoOpAgent(5)
+
+    monkeypatch.setattr(evaluation, "load_agent", load_agent)
+    evaluation._planning_agent.cache_clear()
+    config = replace(CONFIG, agents=("hierarchy", "flat"), agent=replace(CONFIG.agent, coarse_samples=9))
+    out = tmp_path / "out"
+    evaluate(config, weights=weights, out=out, device="cpu", progress=False)
+    assert loaded == [(str(weights), "cpu", "hierarchy", 9), (str(weights), "cpu", "flat", 9)]
+    (weights / "model.safetensors").write_bytes(b"two")
+    with pytest.raises(InvalidInputError, match="another weights_sha256"):
+        evaluate(config, weights=weights, out=out, device="cpu", progress=False)
+    evaluation._planning_agent.cache_clear()
+
+
+def test_unknown_weights_are_refused_before_anything_runs(tmp_path):
+    with pytest.raises(UnknownNameError, match="unknown weights 'none'"):
+        run(replace(CONFIG, agents=("no-op", "flat")), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "changes, error, message",
+    [
+        ({"tasks": ("Juggle",)}, UnknownNameError, "PickPlace"),
+        ({"agents": ("ppo",)}, UnknownNameError, "hierarchy"),
+        ({"agents": ()}, InvalidInputError, "at least one agent"),
+        ({"episodes": 0}, InvalidInputError, "at least 1"),
+        ({"tasks": ("Reach", "PickPlace")}, InvalidInputError, "leave out Reach"),
+    ],
+)
+def test_impossible_evaluations_are_refused(changes, error, message):
+    with pytest.raises(error, match=message):
+        replace(CONFIG, **changes)
+
+
+def test_reach_is_scored_by_the_tool(tmp_path):
+    row = run(replace(CONFIG, tasks=("Reach",), agents=("no-op",), episodes=3), tmp_path).rows[0]
+    assert row.successes == 0 and row.median_error_m > 0.02 and np.isfinite(row.median_error_m)
