@@ -131,6 +131,7 @@ class Plan:
         iterations: iterations completed.
         evaluations: candidate sequences scored for each problem.
         cut_off: whether the deadline ended the search early.
+        elites: (B, E, H, A), the last iteration's best candidates, best first; proposals for the next plan.
     """
 
     actions: Tensor
@@ -140,6 +141,7 @@ class Plan:
     iterations: int
     evaluations: int
     cut_off: bool = False
+    elites: Tensor | None = None
 
 
 @runtime_checkable

@@ -49,12 +49,11 @@ class CEM:
     def run(self, search: Search) -> None:
         """Search until the iterations or the time are used up."""
         mean, std = search.mean, search.std
-        shape = mean.shape[1:]
         last = self.num_iterations - 1
         for i in search.steps(self.num_iterations):
             # The final mean is scored apart; its evaluation comes out of the last iteration's.
             count = self.num_samples - (self.mean_candidate and i == last)
-            knots = search.noise(count, *shape).mul_(std[:, None]).add_(mean[:, None]).clamp_(-1.0, 1.0)
+            knots = search.sample(mean, std, count)
             score = search.score(knots, mean if self.mean_candidate else None)
             index = search.elites(score, self.elites)
             elites = search.take(knots, index)  # (B, E, K, A)

@@ -1,7 +1,15 @@
-"""Receding horizon: plan, execute a few steps, plan again from the shifted plan. The only state of the package."""
+"""Receding horizon: plan, execute a few steps, plan again from the shifted plan. The only state of the package.
+
+A call that plans takes the old plan and the number of its steps that were executed:
+
+    def replan(previous, executed, deadline_s):
+        start = None if previous is None else shift(previous.actions, executed)
+        return planner.plan(cost, generator=generator, warm_start=start, deadline_s=deadline_s)
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
 from torch import Tensor
@@ -79,3 +87,35 @@ class RecedingHorizon(Generic[P]):
         action = self.plan.actions[:, self.executed]
         self.executed += 1
         return action
+
+
+class GoalTracker:
+    """Walks through a sequence of goals: the next one comes up once the energy to the current one is low enough.
+
+    Attributes:
+        index: which goal is current; the last one stays.
+    """
+
+    def __init__(self, goals: Tensor, threshold: float, patience: int | None = None) -> None:
+        """goals: (G, D). threshold: the energy at which a goal counts as reached. patience: steps after which the
+        next goal comes up anyway, None for never.
+        """
+        if goals.ndim != 2 or goals.shape[0] < 1:
+            raise InvalidInputError(f"goals must have shape (G, D) with G >= 1, got {tuple(goals.shape)}")
+        if threshold <= 0 or (patience is not None and patience < 1):
+            raise InvalidInputError(f"threshold and patience must be positive, got {threshold} and {patience}")
+        self.goals, self.threshold, self.patience = goals, threshold, patience
+        self.index = self.waited = 0
+
+    @property
+    def goal(self) -> Tensor:
+        """The current goal, (D,)."""
+        return self.goals[self.index]
+
+    def update(self, energy: Callable[[Tensor], float]) -> Tensor:
+        """Switch where the current goal is reached, past several if they are; `energy` takes a goal (D,)."""
+        self.waited += 1
+        late = self.patience is not None and self.waited > self.patience
+        while self.index + 1 < len(self.goals) and (late or energy(self.goal) < self.threshold):
+            self.index, self.waited, late = self.index + 1, 0, False
+        return self.goal

@@ -1,6 +1,6 @@
 """What a plan is judged by: the energy of the predicted states, and the size of the actions.
 
-    J(a) = R_t E(s_t) + λ Σ_t ‖a_t‖²,   R ∈ {last, sum, min} over the steps,   s = rollout(f, s_0, a)
+J(a) = R_t E(s_t) + λ Σ_t ‖a_t‖²,   R ∈ {last, sum, min} over the steps,   s = rollout(f, s_0, a)
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from latent_mpc.planner.guardrails import Constraint, Rollout, margin
 from latent_mpc.planner.rollout import rollout
+from latent_mpc.planner.search import Scores
 from latent_mpc.types import InvalidInputError, Predictor, UnknownNameError
 
 Energy = Callable[[Tensor], Tensor]  # states (..., D) -> energy (...)
@@ -61,6 +63,8 @@ class RolloutCost:
         energy: states (..., D) -> (...); called on (B, S, H, D), or on (B, S, 1, D) when only the last step counts.
         reduction: one of `REDUCTIONS`.
         action_penalty: λ, on the summed squares of the actions.
+        uncertainty: u, a `Rollout` -> (B, S, H), and its weight μ.
+        constraints: hard ones; with any, the cost comes as `Scores`.
     """
 
     predictor: Predictor
@@ -68,19 +72,27 @@ class RolloutCost:
     energy: Energy
     reduction: str = "last"
     action_penalty: float = 0.0
+    uncertainty: Callable[[Rollout], Tensor] | None = None
+    uncertainty_weight: float = 1.0
+    constraints: tuple[Constraint, ...] = ()
 
     def __post_init__(self) -> None:
         if self.reduction not in REDUCTIONS:
             raise UnknownNameError("reduction", self.reduction, list(REDUCTIONS))
-        if self.action_penalty < 0:
-            raise InvalidInputError(f"action_penalty must be at least 0, got {self.action_penalty}")
+        if self.action_penalty < 0 or self.uncertainty_weight < 0:
+            raise InvalidInputError(
+                f"penalties must be at least 0, got action_penalty={self.action_penalty}, "
+                f"uncertainty_weight={self.uncertainty_weight}"
+            )
 
-    def __call__(self, actions: Tensor) -> Tensor:
-        """actions (B, S, H, A) -> cost (B, S)."""
+    def __call__(self, actions: Tensor) -> Tensor | Scores:
+        """actions (B, S, H, A) -> cost (B, S), with margins (B, S) where there are constraints."""
         states = rollout(self.predictor, self.state, actions)
-        if self.reduction == "last":
-            states = states[:, :, -1:]
-        cost = reduce_steps(self.energy(states), self.reduction)
+        judged = states[:, :, -1:] if self.reduction == "last" else states
+        cost = reduce_steps(self.energy(judged), self.reduction)
         if self.action_penalty:
             cost = cost + self.action_penalty * actions.square().sum((-1, -2))
-        return cost
+        seen = Rollout(self.state, states, actions)
+        if self.uncertainty is not None:
+            cost = cost + self.uncertainty_weight * self.uncertainty(seen).sum(-1)
+        return Scores(cost, margin(self.constraints, seen)) if self.constraints else cost

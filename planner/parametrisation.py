@@ -47,9 +47,7 @@ class ActionSpace:
 
     def __post_init__(self) -> None:
         if self.horizon < 1 or self.action_dim < 1:
-            raise InvalidInputError(
-                f"horizon and action_dim must be positive, got {self.horizon}, {self.action_dim}"
-            )
+            raise InvalidInputError(f"horizon and action_dim must be positive, got {self.horizon}, {self.action_dim}")
         if self.basis not in BASES:
             raise UnknownNameError("basis", self.basis, list(BASES))
         if (self.num_knots is None) != (self.basis == "steps"):
@@ -74,6 +72,11 @@ class ActionSpace:
     def knots(self) -> int:
         """K, the number of free steps or knots."""
         return self.num_knots or self.horizon
+
+    @property
+    def limit(self) -> float:
+        """The range of a knot, in half boxes: past 1 where a spline needs it to lie on the bound between knots."""
+        return 1.0 if self.basis in ("steps", "constant") else 3.0
 
     @cached_property
     def box(self) -> tuple[Tensor, Tensor]:
@@ -122,9 +125,12 @@ class ActionSpace:
                 x = torch.addcmul(x, knots[..., k : k + 1, :], w[:, k : k + 1])
         low, high = (b.to(x.device) for b in self.box)
         if self.sign_dims:
+            dims = list(self.sign_dims)
+            continuous = x
             x = x.clone()
-            sign = x[..., list(self.sign_dims)]
-            x[..., list(self.sign_dims)] = torch.where(sign < 0, -torch.ones_like(sign), torch.ones_like(sign))
+            x[..., dims] = torch.where(continuous[..., dims] < 0, -1.0, 1.0).to(x.dtype)
+            if continuous.requires_grad:  # straight through
+                x = continuous + (x - continuous).detach()
         if self._is_unit_box:
             return x.clamp(-1.0, 1.0)
         x = (low + high) / 2 + self.half.to(x.device) * x

@@ -16,7 +16,14 @@ import torch
 from torch import Tensor
 
 from latent_mpc.planner.cem import CEM
+from latent_mpc.planner.cma import CMA
+from latent_mpc.planner.gradient import Gradient
+from latent_mpc.planner.icem import ICEM
+from latent_mpc.planner.more import MORE
+from latent_mpc.planner.mppi import MPPI
 from latent_mpc.planner.parametrisation import ActionSpace, knot_std
+from latent_mpc.planner.polish import Polish
+from latent_mpc.planner.random_shooting import PredictiveSampling, RandomShooting
 from latent_mpc.planner.search import Callback, Search
 from latent_mpc.types import CostFunction, InvalidInputError, Plan, UnknownNameError
 
@@ -110,7 +117,17 @@ class Planner:
             return search.result()
 
 
-METHODS: dict[str, type] = {"cem": CEM}
+METHODS: dict[str, type] = {
+    "cem": CEM,
+    "cma": CMA,
+    "gradient": Gradient,
+    "icem": ICEM,
+    "more": MORE,
+    "mppi": MPPI,
+    "polish": Polish,
+    "predictive_sampling": PredictiveSampling,
+    "random_shooting": RandomShooting,
+}
 
 
 def make_planner(

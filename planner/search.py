@@ -23,7 +23,29 @@ class Scores(NamedTuple):
     """What a cost with hard constraints returns: cost (B, S), and margin (B, S), feasible where margin <= 0."""
 
     cost: Tensor
-    margin: Tensor
+    margin: Tensor | None
+
+    @classmethod
+    def cat(cls, parts: Sequence[Scores]) -> Scores:
+        """Join batches of candidates along S."""
+        margins = [part.margin for part in parts if part.margin is not None]
+        return cls(torch.cat([part.cost for part in parts], 1), torch.cat(margins, 1) if margins else None)
+
+    def ranking(self) -> Tensor:
+        """One score (B, S) that orders the candidates by Deb's rules: feasible by cost, infeasible by violation.
+
+        Without margins it is the cost. With them a feasible candidate keeps its cost, an infeasible one gets the
+        worst feasible cost plus its violation, and a non-finite one inf, all in float64.
+
+        Source: Deb, An efficient constraint handling method for genetic algorithms (2000), section 3.
+        """
+        if self.margin is None:
+            return self.cost
+        cost = self.cost.double()
+        feasible = (self.margin <= 0) & cost.isfinite()
+        worst = torch.where(feasible, cost, -torch.inf).amax(1, keepdim=True)
+        worst = torch.where(worst.isfinite(), worst, torch.zeros_like(worst))
+        return torch.where(feasible, cost, torch.where(cost.isfinite(), worst + self.margin.double(), torch.inf))
 
 
 @dataclass(frozen=True)
@@ -74,12 +96,12 @@ class Search:
         self.warm_actions = warm_start
         self.mean = torch.zeros(shape, device=device) if warm_start is None else space.encode(warm_start)
         self._given = proposals if warm_start is None else _cat(warm_start[:, None], proposals)
-        self._given_pending = self._given is not None
         self.best_actions = torch.zeros(batch, space.horizon, space.action_dim, device=device)
         self.best_cost: Tensor | None = None
         self.best_margin: Tensor | None = None
-        self.feasible: Tensor | None = None  # of the last scored batch; None without constraints
-        self.costs: Tensor | None = None
+        self.actions = self.best_actions[:, None]  # the last scored candidates, (B, S, H, A)
+        self.last = Scores(torch.full((batch, 1), torch.inf, device=device), None)  # and their scores
+        self._elites: tuple[Tensor, Tensor] | None = None
         self.iterations = self.evaluations = 0
         self.cut_off = False
         self._offsets = torch.arange(batch, device=device)[:, None]
@@ -108,74 +130,84 @@ class Search:
         draws = [torch.randn(shape, generator=g, device=g.device) for g in self.generators]
         return (draws[0][None] if len(draws) == 1 else torch.stack(draws)).to(self.device)
 
+    def sample(self, mean: Tensor, std: Tensor, count: int) -> Tensor:
+        """Knots (B, count, K, A) from N(mean, std²), clipped to the knots' range."""
+        limit = self.space.limit
+        noise = self.noise(count, *mean.shape[1:])
+        return noise.mul_(std[:, None]).add_(mean[:, None]).clamp_(-limit, limit)
+
+    def mix(self, knots: Tensor, start: int = 0) -> Tensor:
+        """Overwrite slots of `knots` from `start` on with the warm start and the proposals, the first time only."""
+        given, self._given = self._given, None
+        if given is not None:
+            if start + given.shape[1] > knots.shape[1]:
+                raise InvalidInputError(
+                    f"{given.shape[1]} given sequences leave no room among {knots.shape[1]} samples; give fewer"
+                )
+            knots[:, start : start + given.shape[1]] = self.space.encode(given)
+        return knots
+
     def score(self, knots: Tensor, mean: Tensor | None = None) -> Tensor:
         """Score candidates and remember the best one.
 
         Args:
-            knots: (B, S, K, A); the leading slots are overwritten by `mean` and, at the first call, by the warm
-                start and the proposals from outside.
+            knots: (B, S, K, A). Without gradients its leading slots are overwritten by `mean` and, at the first
+                call, by the warm start and the proposals from outside.
             mean: (B, K, A), to be a candidate itself.
         Returns:
             A score (B, S) that orders the candidates, feasible ones first; +inf is worst.
         """
-        slots = 0
-        if mean is not None and not (self._given_pending and self.warm_actions is not None):
+        if torch.is_grad_enabled():
+            return self.score_actions(self.space.decode(knots))
+        given, slots = self._given, 0
+        if mean is not None and (given is None or self.warm_actions is None):  # else the warm start is the mean
             knots[:, 0] = mean
             slots = 1
-        given = None
-        if self._given_pending:
-            given, self._given_pending = self._given, False
-            assert given is not None
-            if slots + given.shape[1] > knots.shape[1]:
-                raise InvalidInputError(
-                    f"{given.shape[1]} proposals leave no room among {knots.shape[1]} samples; give fewer"
-                )
-            knots[:, slots : slots + given.shape[1]] = self.space.encode(given)
-        actions = self.space.decode(knots)
-        if given is not None and not self.space.sign_dims:
+        actions = self.space.decode(self.mix(knots, slots))
+        if given is not None:
             actions[:, slots : slots + given.shape[1]] = given  # exactly, not as the knots repeat them
         return self.score_actions(actions)
 
     def score_actions(self, actions: Tensor) -> Tensor:
         """Score actions (B, S, H, A) that lie in the box; otherwise as `score`."""
-        b, s = actions.shape[:2]
+        shape = tuple(actions.shape[:2])
         found = self.cost(actions)
         cost, margin = found if isinstance(found, Scores) else (found, None)
-        if cost.shape != (b, s):
+        if tuple(cost.shape) != shape:
             raise InvalidInputError(
-                f"the cost must return shape (B, S) = {(b, s)} for actions {tuple(actions.shape)}, "
+                f"the cost must return shape (B, S) = {shape} for actions {tuple(actions.shape)}, "
                 f"got {tuple(cost.shape)}"
             )
-        cost = torch.nan_to_num(cost.detach(), nan=torch.inf, posinf=torch.inf, neginf=torch.inf)
-        self.evaluations += s
-        self.costs = cost
-        score = cost
-        if margin is not None:
-            margin = torch.nan_to_num(margin.detach(), nan=torch.inf, posinf=torch.inf)
-            self.feasible = (margin <= 0) & cost.isfinite()
-            score = feasible_first(cost, margin)
-        value, index = score.min(dim=1)
-        self._keep(actions, cost, margin, index)
+        cost = _no_nan(cost, -torch.inf)
+        margin = None if margin is None else _no_nan(margin, 0.0)
+        score = Scores(cost, margin).ranking()
+        self.evaluations += shape[1]
+        self.actions = actions.detach()
+        self.last = Scores(cost.detach(), None if margin is None else margin.detach())
+        self._keep(score.detach().argmin(1))
         return score
 
-    def _keep(self, actions: Tensor, cost: Tensor, margin: Tensor | None, index: Tensor) -> None:
-        """Make candidate `index` (B,) the incumbent where it beats it: feasible first, then the lower cost."""
-        at = index[:, None]
-        new_cost = cost.gather(1, at)[:, 0]
-        new_actions = actions[self._offsets[:, 0], index]
-        new_margin = None if margin is None else margin.gather(1, at)[:, 0]
+    @property
+    def feasible(self) -> Tensor | None:
+        """Which of the last scored candidates are feasible, (B, S); None without constraints."""
+        return None if self.last.margin is None else (self.last.margin <= 0) & self.last.cost.isfinite()
+
+    def _keep(self, index: Tensor) -> None:
+        """Make the last scored candidate `index` (B,) the incumbent where it beats it."""
+        actions = self.actions[self._offsets[:, 0], index]
+        cost, margin = (None if t is None else t.gather(1, index[:, None])[:, 0] for t in self.last)
+        assert cost is not None
         if self.best_cost is None:
-            self.best_actions, self.best_cost, self.best_margin = new_actions, new_cost, new_margin
+            self.best_actions, self.best_cost, self.best_margin = actions, cost, margin
             return
-        better = new_cost < self.best_cost
-        if new_margin is not None:
+        better = cost < self.best_cost
+        if margin is not None:
             assert self.best_margin is not None
-            violation, best_violation = new_margin.clamp_min(0), self.best_margin.clamp_min(0)
-            valid = new_cost.isfinite()
-            better = torch.where(violation == best_violation, better, valid & (violation < best_violation))
-            self.best_margin = torch.where(better, new_margin, self.best_margin)
-        self.best_cost = torch.where(better, new_cost, self.best_cost)
-        self.best_actions = torch.where(better[:, None, None], new_actions, self.best_actions)
+            violation, old = margin.clamp_min(0), self.best_margin.clamp_min(0)
+            better = torch.where(violation == old, better, cost.isfinite() & (violation < old))
+            self.best_margin = torch.where(better, margin, self.best_margin)
+        self.best_cost = torch.where(better, cost, self.best_cost)
+        self.best_actions = torch.where(better[:, None, None], actions, self.best_actions)
 
     def elites(self, score: Tensor, count: int) -> Tensor:
         """Indices (B, count) of the best candidates, best first.
@@ -189,7 +221,13 @@ class Search:
             raise PlanningFailed(
                 f"only {int(finite.min())} of {score.shape[1]} candidates have a finite cost, and {count} are needed"
             )
+        self._elites = (self.actions, index)
         return index
+
+    def elite_actions(self) -> Tensor:
+        """The last elites' actions (B, E, H, A), best first."""
+        assert self._elites is not None
+        return self.take(*self._elites)
 
     def take(self, candidates: Tensor, index: Tensor) -> Tensor:
         """candidates (B, S, ...), index (B, E) -> (B, E, ...)."""
@@ -201,16 +239,16 @@ class Search:
         """Tell the callback of the iteration that just ended; `mean`, `std` (B, K, A), elites' `index` (B, E)."""
         if self.callback is None:
             return
-        assert self.costs is not None and self.best_cost is not None
+        assert self.best_cost is not None
         w = self.space.matrix.to(self.device)
-        feasible = self.costs.isfinite() if self.feasible is None else self.feasible
+        feasible = self.last.cost.isfinite() if self.feasible is None else self.feasible
         self.callback(
             Iteration(
                 index=self.iterations,
                 mean=self.space.decode(mean[:, None])[:, 0],
                 std=torch.einsum("hk,bka->bha", w**2, std**2).sqrt() * self.space.half.to(self.device),
-                costs=self.costs,
-                elite_costs=self.costs.gather(1, index),
+                costs=self.last.cost,
+                elite_costs=self.last.cost.gather(1, index),
                 feasible=feasible,
                 best_cost=self.best_cost,
                 evaluations=self.evaluations,
@@ -240,25 +278,15 @@ class Search:
             iterations=self.iterations,
             evaluations=self.evaluations,
             cut_off=self.cut_off,
+            elites=None if self._elites is None else self.elite_actions(),
         )
-
-
-def feasible_first(cost: Tensor, margin: Tensor) -> Tensor:
-    """One score that ranks by Deb's rules: feasible by cost, then infeasible by violation, then non-finite.
-
-    Args:
-        cost: (B, S); margin: (B, S), feasible where it is at most 0.
-    Returns:
-        (B, S) float64. A feasible candidate keeps its cost; an infeasible one gets the worst feasible cost plus
-        its violation.
-    Source: Deb, An efficient constraint handling method for genetic algorithms (2000), section 3.
-    """
-    cost = cost.double()
-    feasible = (margin <= 0) & cost.isfinite()
-    worst = torch.where(feasible, cost, -torch.inf).amax(1, keepdim=True)
-    worst = torch.where(worst.isfinite(), worst, torch.zeros_like(worst))
-    return torch.where(feasible, cost, torch.where(cost.isfinite(), worst + margin.double(), torch.inf))
 
 
 def _cat(first: Tensor, second: Tensor | None) -> Tensor:
     return first if second is None else torch.cat([first, second], 1)
+
+
+def _no_nan(values: Tensor, lowest: float) -> Tensor:
+    """NaN, inf and (for a cost) -inf become inf; a margin may be as low as -inf."""
+    neginf = torch.inf if lowest == -torch.inf else torch.finfo(values.dtype).min
+    return torch.nan_to_num(values, nan=torch.inf, posinf=torch.inf, neginf=neginf)

@@ -1,0 +1,67 @@
+"""Gradient descent on the knots, through the predictor.
+
+    x ← clip(x - Adam(∂J/∂x)),   several starts at once, the best visited point is the plan
+
+One forward and backward pass of one sequence counts as three evaluations. The cost must be differentiable; sign
+dimensions get the gradient of the identity (straight through).
+Source: Kingma & Ba, Adam (arXiv 1412.6980), algorithm 1; the step size falls along a cosine.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from latent_mpc.planner.checks import check_budget, check_positive
+from latent_mpc.planner.search import Search
+
+EVALUATIONS_PER_GRADIENT = 3
+
+
+def descend(search: Search, knots: Tensor, steps: int, learning_rate: float) -> None:
+    """Adam from `knots` (B, S, K, A); every visited point is scored on `search`. A NaN gradient counts as zero."""
+    first, second = torch.zeros_like(knots), torch.zeros_like(knots)
+    limit = search.space.limit
+    for i in search.steps(steps):
+        with torch.enable_grad():
+            x = knots.detach().requires_grad_()
+            score = search.score(x)
+            total = torch.where(score.isfinite(), score, torch.zeros_like(score)).sum()
+            grad = torch.autograd.grad(total, x, allow_unused=True)[0]
+        search.evaluations += (EVALUATIONS_PER_GRADIENT - 1) * knots.shape[1]
+        grad = torch.zeros_like(knots) if grad is None else torch.nan_to_num(grad, nan=0.0, posinf=0.0, neginf=0.0)
+        first = first.lerp(grad, 0.1)
+        second = second.lerp(grad.square(), 0.01)
+        step = (first / (1 - 0.9 ** (i + 1))) / ((second / (1 - 0.99 ** (i + 1))).sqrt() + 1e-12)
+        rate = learning_rate * 0.5 * (1 + math.cos(math.pi * i / steps))
+        knots = (knots - rate * step).clamp(-limit, limit)
+        search.report(x.detach()[:, 0], search.std, search.elites(score.detach(), 1))
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """Configuration and method in one.
+
+    Attributes:
+        num_samples: starts; the first is the warm start or zero, the others are drawn around it.
+        num_iterations: Adam steps.
+        learning_rate: first step size, in half boxes.
+    """
+
+    num_samples: int = 10
+    num_iterations: int = 100
+    learning_rate: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.num_samples != 1:
+            check_budget(self.num_samples, self.num_iterations)
+        check_positive(learning_rate=self.learning_rate)
+
+    def run(self, search: Search) -> None:
+        """Search until the iterations or the time are used up."""
+        knots = search.sample(search.mean, search.std, self.num_samples)
+        knots[:, 0] = search.mean
+        descend(search, search.mix(knots), self.num_iterations, self.learning_rate)
