@@ -20,7 +20,7 @@ from tqdm import tqdm
 from latent_mpc.coverage import PlayStatistics, save_coverage
 from latent_mpc.envs import register_envs
 from latent_mpc.envs.play import PlayConfig, PlayPolicy
-from latent_mpc.envs.tabletop import TabletopConfig
+from latent_mpc.envs.tabletop import TabletopConfig, TabletopEnv
 from latent_mpc.types import InvalidInputError, LatentMPCError
 from latent_mpc.video import tile, write_video
 from latent_mpc.workers import run_in_processes
@@ -115,6 +115,7 @@ def collect_episode(env: gymnasium.Env[Any, Any], config: CollectConfig, seed: i
     sequence = np.random.SeedSequence(seed, spawn_key=(index,))
     env_seed = int(sequence.generate_state(1)[0])
     observation, info = env.reset(seed=env_seed, options={"goal_image": False})
+    assert isinstance(env.unwrapped, TabletopEnv)
     policy = PlayPolicy(env.unwrapped, np.random.default_rng(sequence), config.play)
     frames, actions = [(observation, info)], []
     for _ in range(config.episode_length):
@@ -143,14 +144,15 @@ def _make_env(config: CollectConfig) -> gymnasium.Env[Any, Any]:
 def _prepare(out: Path, config: CollectConfig, seed: int) -> None:
     """Write the header, or refuse the folder when one made with other settings lies there."""
     env = _make_env(config)
-    spaces = env.observation_space
+    spaces: Any = env.observation_space
+    actions: Any = env.action_space
     header = DatasetHeader(
         env_id=config.env_id,
         env_config=plain(asdict(config.env)),
         play_config=plain(asdict(config.play)),
         seed=seed,
         image_size=tuple(spaces["image"].shape[:2]),
-        action_dim=env.action_space.shape[0],
+        action_dim=actions.shape[0],
         proprio_dim=spaces["proprio"].shape[0],
         control_dt_s=config.env.control_dt_s,
     )

@@ -8,7 +8,7 @@ import multiprocessing.connection
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import Connection
@@ -24,7 +24,7 @@ Output = TypeVar("Output")
 
 def run_in_processes(
     function: Callable[[Input], Output], inputs: Sequence[Input], workers: int
-) -> Iterator[tuple[int, Output]]:
+) -> Generator[tuple[int, Output], None, None]:
     """Yield `(index, function(inputs[index]))` as each becomes ready.
 
     Closing the iterator, or an exception in one call, ends the workers at once: wrap it in `contextlib.closing`.

@@ -251,5 +251,5 @@ def test_no_opengl_names_the_packages(monkeypatch):
         raise ImportError(f"{name} has no library")
 
     monkeypatch.setattr(rendering.importlib, "import_module", broken)
-    with pytest.raises(rendering.NoOpenGLError, match="apt-get install.*libosmesa6"):
+    with pytest.raises(rendering.NoOpenGLError, match=r"apt-get install.*libosmesa6"):
         rendering.make_renderer(mujoco.MjModel.from_xml_string("<mujoco/>"), 8, 8)

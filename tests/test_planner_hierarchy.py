@@ -26,9 +26,7 @@ class MacroPoint:
 
 
 def hierarchy() -> Hierarchy:
-    coarse = make_planner(
-        "cem", horizon=4, action_dim=2, num_samples=200, low=-MACRO_BOX, high=MACRO_BOX, init_std=1.0
-    )
+    coarse = make_planner("cem", horizon=4, action_dim=2, num_samples=200, low=-MACRO_BOX, high=MACRO_BOX, init_std=1.0)
     fine = make_planner("cem", horizon=3, action_dim=2, num_samples=128, num_iterations=5)
     return Hierarchy([CoarseLevel(coarse, MacroPoint())], fine, Point())
 
