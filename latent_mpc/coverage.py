@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import h5py
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from latent_mpc.types import InvalidInputError
 from latent_mpc.world_model.dataset import DatasetHeader, episode_paths, read_header, write_whole
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 LIFTED_M = 0.03  # above where the object was lowest in its episode
 MOVED_M = 0.02
@@ -135,6 +138,8 @@ def save_coverage(directory: Path, region_m: Rectangle) -> PlayStatistics:
 
 
 def _draw(tracks: list[Track], statistics: PlayStatistics, header: DatasetHeader, region_m: Rectangle) -> Figure:
+    from matplotlib.figure import Figure  # half of the import time of every collecting process
+
     positions = np.concatenate([t.object_positions.reshape(-1, 3) for t in tracks])
     actions = np.concatenate([t.action for t in tracks])
     figure = Figure(figsize=(12, 4.2), layout="constrained")
