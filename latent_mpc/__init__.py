@@ -3,6 +3,21 @@
 Importing it registers the environments `latent_mpc/Reach-v0`, `latent_mpc/Push-v0` and `latent_mpc/PickPlace-v0`.
 """
 
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
 from latent_mpc.envs import register_envs
 
+if TYPE_CHECKING:
+    from latent_mpc.agent import Agent
+
 register_envs()
+
+
+def load_agent(weights: str | Path, *, device: str = "cpu", **settings: Any) -> Agent:
+    """Load a shipped model (`"panda-tabletop"`) or a folder; see `latent_mpc.agent.load_agent`."""
+    from latent_mpc import agent  # not at the top: `latent-mpc --help` does not wait for torch
+
+    return agent.load_agent(weights, device=device, **settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -56,6 +57,10 @@ class EpisodeClips:
         return self.dataset.image
 
     @property
+    def proprio(self) -> NDArray[np.float32]:
+        return self.dataset.proprio
+
+    @property
     def action(self) -> NDArray[np.float32]:
         return self.dataset.action
 
@@ -75,20 +80,15 @@ def load_split(
 def pretrain(config: PretrainConfig, *, data: Path, out: Path, seed: int, device: str) -> str:
     """Pretrain the encoder on play video; returns what to tell the user."""
     dataset, episodes, _ = load_split(data, config.max_episodes)
-    with tqdm(total=100, desc="pretrain", unit="%", bar_format=_BAR) as bar:
-
-        def show(status: pretraining.PretrainStatus) -> None:
-            bar.n = round(100 * status.fraction, 1)
-            bar.set_postfix({k: f"{v:.3g}" for k, v in status.losses.items()})
-
+    with tqdm(total=config.training.fit.steps, desc="pretrain", unit="step") as bar:
         pretraining.pretrain(
             EpisodeClips(dataset, episodes),
             config.encoder,
             config.training,
             seed=seed,
+            folder=out,
             device=device,
-            checkpoint_path=out,
-            progress=show,
+            progress=functools.partial(_show, bar),
         )
     return f"encoder written to {out}; next: latent-mpc train --data {data} --encoder {out}"
 
@@ -113,11 +113,11 @@ def train(config: TrainConfig, *, data: Path, encoder: Path, out: Path, seed: in
     bars: dict[str, tqdm] = {}
 
     def show(stage: str, step: int, steps: int, losses: Mapping[str, float]) -> None:
-        bar = bars.setdefault(stage, tqdm(total=steps, desc=stage, unit="step"))
-        bar.update(step - bar.n)
-        bar.set_postfix({k: f"{v:.3g}" for k, v in losses.items()})
+        if stage not in bars:
+            bars[stage] = tqdm(total=steps, desc=stage, unit="step")
+        _show(bars[stage], step, losses)
         if step == steps:
-            bar.close()
+            bars[stage].close()
 
     train_heads(model, clips, config.training, seed=seed, folder=out / "stages", progress=show)
     training = {"seed": seed, "episodes": len(dataset.episodes), "heads": asdict(config.training)}
@@ -156,4 +156,6 @@ def encode_clips(
     )
 
 
-_BAR = "{desc}: {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}{postfix}]"
+def _show(bar: tqdm, step: int, losses: Mapping[str, float]) -> None:
+    bar.set_postfix({k: f"{v:.3g}" for k, v in losses.items()}, refresh=False)
+    bar.update(step - bar.n)

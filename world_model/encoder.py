@@ -32,8 +32,8 @@ class EncoderConfig:
     """
 
     image_size: int = 64
-    channels: tuple[int, int] = (32, 64)
-    num_keypoints: int = 48
+    channels: tuple[int, int] = (16, 32)
+    num_keypoints: int = 32
     hidden: int = 256
     latent_dim: int = 192
 

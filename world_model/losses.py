@@ -41,32 +41,46 @@ def sigreg(
 
 
 def latent_prediction_loss(predicted: Tensor, target: Tensor) -> Tensor:
-    """Mean squared error of a latent rollout against the encoder's own latents of the same frames.
+    """Mean squared error of predicted latents against the encoder's own latents of the frames they predict.
 
     The gradient flows through both arguments: `sigreg` prevents the collapse that a stopped gradient would.
 
     Args:
-        predicted: rolled-out latents, (B, T, D).
-        target: encoded latents of the same frames, (B, T, D).
+        predicted: (..., D). target: (..., D), encoded.
     Returns:
         Scalar, in squared latent units (a unit-variance latent makes a constant prediction cost 1).
-    Source: LeWorldModel (arXiv 2603.19312), prediction loss; multi-step as in V-JEPA 2 (arXiv 2506.09985).
+    Source: LeWorldModel (arXiv 2603.19312), prediction loss.
     """
     return F.mse_loss(predicted, target)
 
 
 def inverse_dynamics_loss(predicted: Tensor, actions: Tensor) -> Tensor:
-    """Mean squared error of the actions inferred from the two end latents of a clip.
+    """Mean squared error of the actions inferred from the latents at both ends of a clip.
 
     Args:
-        predicted: actions read off (z_t, z_{t+k}), (B, k, A).
-        actions: actions really taken between the two frames, (B, k, A), in [-1, 1].
+        predicted: (..., A), read off (z_t, z_{t+k}). actions: what was done between the two, (..., A).
     Returns:
         Scalar, in squared action units.
     Source: inverse dynamics as a representation loss, Pathak et al. 2017 (arXiv 1705.05363), eq. 3; here over k
         steps at once, so that slow consequences of the actions count too.
     """
     return F.mse_loss(predicted, actions)
+
+
+def contrastive_loss(first: Tensor, second: Tensor, scale: Tensor) -> Tensor:
+    """InfoNCE, both ways: each row of `first` shall be nearest to its own row of `second` among the batch.
+
+    Args:
+        first, second: embeddings of two frames of one episode, (B, E) each; other rows are other episodes.
+        scale: inverse temperature on the squared distances, scalar.
+    Returns:
+        Scalar, nats: 0 when all pairs are told apart, ln B for chance.
+    Source: InfoNCE, van den Oord et al. (arXiv 1807.03748), eq. 4; frames of one video as positives after
+        time-contrastive networks (arXiv 1704.06888).
+    """
+    logits = -scale * torch.cdist(first, second).square()  # (B, B)
+    own = torch.arange(len(first), device=first.device)
+    return 0.5 * (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own))
 
 
 def gaussian_kl(mean: Tensor, log_var: Tensor) -> Tensor:
