@@ -28,32 +28,26 @@ def tracked(folder: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def files() -> dict[str, list[str]]:
+    """The files of each package, relative to its folder."""
+    return {
+        package: [name.removeprefix(f"{folder}/") for name in tracked(folder)] for package, folder in FOLDERS.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def site(files: dict[str, list[str]], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder outside the repository with the wheel that the sdist builds, installed."""
     work = tmp_path_factory.mktemp("packaging")
     source = work / "source"  # a copy, so that the build leaves nothing in the repository
-    for name in [n for folder in FOLDERS.values() for n in tracked(folder)] + [
-        "pyproject.toml",
-        "README.md",
-        "LICENSE",
-    ]:
+    names = [f"{FOLDERS[package]}/{name}" for package, each in files.items() for name in each]
+    for name in [*names, "pyproject.toml", "README.md", "LICENSE"]:
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, source / name)
     run(sys.executable, "-m", "build", "--no-isolation", "--outdir", work / "dist", source, cwd=work)
     (wheel,) = (work / "dist").glob("*.whl")
-    run(
-        sys.executable,
-        "-m",
-        "pip",
-        "install",
-        "-q",
-        "--no-deps",
-        "--no-index",
-        "--target",
-        work / "site",
-        wheel,
-        cwd=work,
-    )
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index", "--target"]
+    run(*pip, work / "site", wheel, cwd=work)
     return work / "site"
 
 
@@ -62,24 +56,20 @@ def test_the_packages_listed_are_the_folders_there_are() -> None:
     assert {name.rpartition(".")[2]: folder for name, folder in FOLDERS.items()} == {f: f for f in FOLDERS.values()}
 
 
-def test_every_file_of_a_package_is_in_the_wheel(site: Path) -> None:
-    expected = {
-        package.replace(".", "/") + name.removeprefix(folder)
-        for package, folder in FOLDERS.items()
-        for name in tracked(folder)
-    }
+def test_every_file_of_a_package_is_in_the_wheel(files: dict[str, list[str]], site: Path) -> None:
+    expected = {f"{package.replace('.', '/')}/{name}" for package, each in files.items() for name in each}
     missing = {name for name in expected if not (site / name).is_file()}
     assert not missing, "declare these in [tool.setuptools.package-data]"
     assert {p.name for p in site.iterdir() if p.name != "bin" and p.suffix != ".dist-info"} == {"latent_mpc"}
 
 
-def test_every_module_imports_from_the_wheel(site: Path, tmp_path: Path) -> None:
-    modules = sorted(
-        ".".join([package, *([] if Path(name).stem == "__init__" else [Path(name).stem])])
-        for package, folder in FOLDERS.items()
-        for name in tracked(folder)
+def test_every_module_imports_from_the_wheel(files: dict[str, list[str]], site: Path, tmp_path: Path) -> None:
+    modules = [
+        f"{package}.{Path(name).stem}".removesuffix(".__init__")
+        for package, each in files.items()
+        for name in each
         if name.endswith(".py")
-    )
+    ]
     code = f"""
 import sys
 sys.path.insert(0, {str(site)!r})
@@ -88,8 +78,8 @@ import importlib
 for name in {modules!r}:
     print(importlib.import_module(name).__file__)
 """
-    files = run(sys.executable, "-c", code, cwd=tmp_path).split()
-    assert len(files) == len(modules) and all(file.startswith(str(site)) for file in files)
+    origins = run(sys.executable, "-c", code, cwd=tmp_path).split()
+    assert len(origins) == len(modules) and all(origin.startswith(str(site)) for origin in origins)
 
 
 @pytest.mark.parametrize("package", [name for name in FOLDERS if "." in name])
