@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import os
+import weakref
 
 import mujoco
 from mujoco.rendering.classic import gl_context
@@ -58,6 +60,7 @@ def make_renderer(model: mujoco.MjModel, height: int, width: int) -> mujoco.Rend
             f"OpenGL backend {os.environ.get('MUJOCO_GL') or 'auto'!r} failed: {error}. On Debian or Ubuntu type: "
             f"sudo apt-get install {GL_PACKAGES}; or unset MUJOCO_GL to let the backend be chosen"
         ) from error
+    atexit.register(_close, weakref.ref(renderer))
     for flag in (
         mujoco.mjtRndFlag.mjRND_SHADOW,
         mujoco.mjtRndFlag.mjRND_REFLECTION,
@@ -65,3 +68,9 @@ def make_renderer(model: mujoco.MjModel, height: int, width: int) -> mujoco.Rend
     ):
         renderer.scene.flags[flag] = False
     return renderer
+
+
+def _close(renderer: weakref.ref[mujoco.Renderer]) -> None:
+    """Close a renderer that its owner left open: at exit OpenGL goes first, and closing then prints a traceback."""
+    if (left := renderer()) is not None:
+        left.close()

@@ -1,22 +1,25 @@
-"""`latent-mpc demo`: one pick-and-place from one goal image, filmed."""
+"""`latent-mpc demo`: one episode towards one goal image, filmed."""
 
 from __future__ import annotations
 
 import json
-import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from latent_mpc.agent import Agent, AgentConfig, weights_folder
 from latent_mpc.envs import register_envs
 from latent_mpc.envs.tabletop import TabletopConfig, TabletopEnv
+from latent_mpc.loop import Step, run_episode
 from latent_mpc.visualise import EpisodeRecord, save_episode
-from latent_mpc.world_model.gallery import load_gallery
+from latent_mpc.world_model.gallery import Gallery, load_gallery
 from latent_mpc.world_model.model import load_world_model
 
 SCENE_SIZE = 320  # pixels of the filmed pictures
@@ -29,6 +32,36 @@ class DemoConfig:
     env_id: str = "latent_mpc/PickPlace-v0"
     env: TabletopConfig = field(default_factory=TabletopConfig)
     agent: AgentConfig = field(default_factory=AgentConfig)
+
+
+class Recorder:
+    """Collects what the pictures are made of; a callback of `run_episode`."""
+
+    def __init__(self, env: TabletopEnv, agent: Agent, gallery: Gallery, bar: tqdm) -> None:
+        self._env, self._agent, self._gallery, self._bar = env, agent, gallery, bar
+        self.frames: list[NDArray[np.uint8]] = []
+        self.goal_energy: list[float] = []
+        self.subgoal_energy: list[float] = []
+        self.plan_frames: list[list[NDArray[np.uint8]]] = []
+
+    def begin(self, observation: Mapping[str, Any], info: Mapping[str, Any]) -> None:
+        self.goal_image = self._env.render_goal(self._env.config.camera, SCENE_SIZE, SCENE_SIZE)
+        self._film()
+
+    def step(self, step: Step) -> None:
+        agent, trace = self._agent, self._agent.trace
+        assert trace is not None
+        state = agent.observe(step.observation)
+        self.goal_energy.append(float(agent.goal_energy(state)))
+        if trace.subgoal is not None and trace.coarse_states is not None:
+            self.subgoal_energy.append(float(agent.subgoal_energy(state, torch.from_numpy(trace.subgoal))))
+            coarse = torch.from_numpy(trace.coarse_states)
+            self.plan_frames.append([self._gallery.nearest(s, agent.subgoal_energy) for s in coarse])
+        self._film()
+        self._bar.update()
+
+    def _film(self) -> None:
+        self.frames.append(self._env.render_camera(self._env.config.camera, SCENE_SIZE, SCENE_SIZE))
 
 
 def run_demo(config: DemoConfig, *, weights: str, out: Path, seed: int, device: str) -> str:
@@ -46,61 +79,40 @@ def run_demo(config: DemoConfig, *, weights: str, out: Path, seed: int, device: 
     env = gymnasium.make(config.env_id, config=config.env)
     simulation = env.unwrapped
     assert isinstance(simulation, TabletopEnv)
-    camera = config.env.camera
-    observation, info = env.reset(seed=seed)
-    goal_view = simulation.render_goal(camera, SCENE_SIZE, SCENE_SIZE)
-    agent.reset(observation["goal_image"], seed=seed)
-    frames = [simulation.render_camera(camera, SCENE_SIZE, SCENE_SIZE)]
-    goal_energy, subgoal_energy, act_times, subgoal_frames, plan_frames = [], [], [], [], []
     limit = env.spec.max_episode_steps if env.spec is not None else None
     with tqdm(total=limit, desc="demo", unit="step") as bar:
-        done = False
-        while not done:
-            started = time.perf_counter()
-            action = agent.act(observation)
-            act_times.append(time.perf_counter() - started)
-            trace = agent.trace
-            assert trace is not None and trace.subgoal is not None and trace.coarse_states is not None
-            state = agent.observe(observation)
-            goal_energy.append(float(agent.goal_energy(state)))
-            subgoal_energy.append(float(agent.subgoal_energy(state, torch.from_numpy(trace.subgoal))))
-            plan_frames.append(
-                [gallery.nearest(torch.from_numpy(s), agent.subgoal_energy) for s in trace.coarse_states]
-            )
-            subgoal_frames.append(plan_frames[-1][0])
-            observation, _, terminated, truncated, info = env.step(action)
-            frames.append(simulation.render_camera(camera, SCENE_SIZE, SCENE_SIZE))
-            done = terminated or truncated
-            bar.update()
+        recorder = Recorder(simulation, agent, gallery, bar)
+        episode = run_episode(env, agent, seed=seed, callbacks=[recorder])
     env.close()
-    moved = np.linalg.norm(info["object_positions"] - info["goal_positions"], axis=1)
-    error_m = float(moved[simulation.layout.target])
+    plans = recorder.plan_frames or None
     record = EpisodeRecord(
-        frames=frames,
-        goal_image=goal_view,
-        goal_energy=np.array(goal_energy),
-        success=bool(info["is_success"]),
-        position_error_m=error_m,
-        act_times_s=np.array(act_times),
+        frames=recorder.frames,
+        goal_image=recorder.goal_image,
+        goal_energy=np.array(recorder.goal_energy),
+        success=episode.success,
+        position_error_m=episode.position_error_m,
+        act_times_s=np.array(episode.act_times_s),
         control_dt_s=config.env.control_dt_s,
-        subgoal_frames=subgoal_frames,
-        subgoal_energy=np.array(subgoal_energy),
-        plan_frames=plan_frames,
+        subgoal_frames=plans and [plan[0] for plan in plans],
+        subgoal_energy=np.array(recorder.subgoal_energy) if plans else None,
+        plan_frames=plans,
     )
     save_episode(record, out)
+    error_cm = 100 * episode.position_error_m
+    mean_s, slowest_s = float(np.mean(episode.act_times_s)), max(episode.act_times_s)
     result = {
-        "success": record.success,
-        "position_error_cm": round(100 * error_m, 2),
-        "steps": len(act_times),
-        "mean_act_s": round(float(np.mean(act_times)), 4),
-        "slowest_act_s": round(float(np.max(act_times)), 4),
+        "success": episode.success,
+        "position_error_cm": round(error_cm, 2),
+        "steps": episode.steps,
+        "mean_act_s": round(mean_s, 4),
+        "slowest_act_s": round(slowest_s, 4),
         "weights": weights,
         "env_id": config.env_id,
         "seed": seed,
     }
     (out / "result.json").write_text(json.dumps(result, indent=2) + "\n")
     return (
-        f"{'success' if record.success else 'no success'} after {result['steps']} steps; position error "
-        f"{result['position_error_cm']:.1f} cm; {1000 * result['mean_act_s']:.0f} ms an action "
-        f"(slowest {1000 * result['slowest_act_s']:.0f} ms)\nlook at {out / 'episode.mp4'} and {out / 'filmstrip.png'}"
+        f"{'success' if episode.success else 'no success'} after {episode.steps} steps; position error "
+        f"{error_cm:.1f} cm; {1000 * mean_s:.0f} ms an action (slowest {1000 * slowest_s:.0f} ms)\n"
+        f"look at {out / 'episode.mp4'} and {out / 'filmstrip.png'}"
     )

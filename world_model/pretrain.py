@@ -73,14 +73,14 @@ class PretrainConfig:
         num_threads: CPU threads.
     """
 
-    fit: FitConfig = field(default_factory=lambda: FitConfig(steps=16000, batch_size=64, learning_rate=2e-3))
+    fit: FitConfig = field(default_factory=lambda: FitConfig(steps=14000, batch_size=48, learning_rate=4e-3))
     max_gap: int = 10
     proprio_weight: float = 1.0
     contrast_weight: float = 0.2
-    sigreg_weight: float = 0.05
+    sigreg_weight: float = 0.02
     num_projections: int = 64
     head_width: int = 128
-    num_threads: int = 2
+    num_threads: int = 1
 
     def __post_init__(self) -> None:
         if min(self.max_gap, self.num_projections, self.head_width, self.num_threads) < 1:
