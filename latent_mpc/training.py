@@ -138,7 +138,7 @@ def load_encoder(folder: Path) -> KeypointEncoder:
     if "encoder" not in checkpoint.config:
         raise InvalidInputError(f"{folder} holds no encoder; it has {sorted(checkpoint.config)}")
     encoder = KeypointEncoder(config_from_dict(EncoderConfig, checkpoint.config["encoder"]))
-    load_module(encoder, checkpoint.tensors, "encoder")
+    load_module(encoder, checkpoint.tensors, "model.encoder")
     return encoder.requires_grad_(False).eval()
 
 
