@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
 from latent_mpc.planner.checks import check_budget, check_elites, check_unit
 from latent_mpc.planner.search import Search
 from latent_mpc.types import InvalidInputError
@@ -57,8 +59,7 @@ class CEM:
             score = search.score(knots, mean if self.mean_candidate else None)
             index = search.elites(score, self.elites)
             elites = search.take(knots, index)  # (B, E, K, A)
-            fit = elites.mean(1)
-            fit_std = (elites - fit[:, None]).square_().mean(1).sqrt_()
+            fit_std, fit = torch.std_mean(elites, 1, correction=0)
             mean = fit.lerp_(mean, self.momentum)
             std = fit_std.lerp_(std, self.momentum).clamp_min_(self.min_std)
             search.report(mean, std, index)

@@ -22,23 +22,30 @@ EVALUATIONS_PER_GRADIENT = 3
 
 
 def descend(search: Search, knots: Tensor, steps: int, learning_rate: float) -> None:
-    """Adam from `knots` (B, S, K, A); every visited point is scored on `search`. A NaN gradient counts as zero."""
+    """Adam from `knots` (B, S, K, A); every visited point is scored on `search`.
+
+    A start that steps to a non-finite cost goes back to where it was and halves its step size.
+    """
     first, second = torch.zeros_like(knots), torch.zeros_like(knots)
+    safe, rate = knots, torch.full((*knots.shape[:2], 1, 1), learning_rate, device=knots.device)
     limit = search.space.limit
     for i in search.steps(steps):
         with torch.enable_grad():
             x = knots.detach().requires_grad_()
             score = search.score(x)
-            total = torch.where(score.isfinite(), score, torch.zeros_like(score)).sum()
-            grad = torch.autograd.grad(total, x, allow_unused=True)[0]
+            finite = score.isfinite()
+            grad = torch.autograd.grad(torch.where(finite, score, 0.0).sum(), x, allow_unused=True)[0]
         search.evaluations += (EVALUATIONS_PER_GRADIENT - 1) * knots.shape[1]
+        if i == 0:
+            search.elites(score.detach(), 1)  # raises when no start has a finite cost
+        ok = finite[..., None, None]
         grad = torch.zeros_like(knots) if grad is None else torch.nan_to_num(grad, nan=0.0, posinf=0.0, neginf=0.0)
-        first = first.lerp(grad, 0.1)
+        first = torch.where(ok, first.lerp(grad, 0.1), 0.5 * first)
         second = second.lerp(grad.square(), 0.01)
         step = (first / (1 - 0.9 ** (i + 1))) / ((second / (1 - 0.99 ** (i + 1))).sqrt() + 1e-12)
-        rate = learning_rate * 0.5 * (1 + math.cos(math.pi * i / steps))
-        knots = (knots - rate * step).clamp(-limit, limit)
-        search.report(x.detach()[:, 0], search.std, search.elites(score.detach(), 1))
+        safe, rate = torch.where(ok, knots, safe), torch.where(ok, rate, 0.5 * rate)
+        knots = (safe - rate * 0.5 * (1 + math.cos(math.pi * i / steps)) * step).clamp(-limit, limit)
+        search.report(x.detach()[:, 0], search.std, score.detach().argmin(1, keepdim=True))
 
 
 @dataclass(frozen=True)

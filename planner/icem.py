@@ -59,7 +59,7 @@ class ICEM:
     num_iterations: int = 10
     num_elites: int | None = None
     elite_fraction: float = 0.1
-    colour: float = 2.0
+    colour: float = 1.0
     decay: float = 1.25
     keep_fraction: float = 0.3
     momentum: float = 0.1
@@ -70,7 +70,7 @@ class ICEM:
         check_unit(momentum=self.momentum, elite_fraction=self.elite_fraction, keep_fraction=self.keep_fraction)
         if self.decay < 1:
             raise InvalidInputError(f"decay must be at least 1, got {self.decay}")
-        check_elites(self.elites, min(self.populations))
+        check_elites(self.elites, min(self.populations) - 1)
 
     @property
     def elites(self) -> int:
@@ -79,11 +79,12 @@ class ICEM:
 
     @property
     def populations(self) -> list[int]:
-        """Candidates in each iteration; they sum to num_samples · num_iterations."""
-        total, count = self.num_samples * self.num_iterations, self.num_iterations
+        """Candidates in each iteration, twice the elites or more; they sum to num_samples · num_iterations."""
+        floor, count = min(self.num_samples, 2 * self.elites), self.num_iterations
         weight = [self.decay**-i for i in range(count)]
-        ends = [round(total * sum(weight[: i + 1]) / sum(weight)) for i in range(count)]
-        return [end - start for start, end in zip([0, *ends], ends, strict=False)]
+        spare = (self.num_samples - floor) * count
+        ends = [round(spare * sum(weight[: i + 1]) / sum(weight)) for i in range(count)]
+        return [floor + end - start for start, end in zip([0, *ends], ends, strict=False)]
 
     def run(self, search: Search) -> None:
         """Search until the iterations or the time are used up."""
@@ -98,15 +99,15 @@ class ICEM:
             white = search.noise(knots_count, count * width)
             noise = torch.stack([colour @ w for w in white]).view(-1, knots_count, count, width)
             limit = search.space.limit
-            knots = noise.transpose(1, 2).mul(std[:, None]).add_(mean[:, None]).clamp_(-limit, limit)
+            knots = noise.transpose(1, 2).contiguous()
+            knots.mul_(std[:, None]).add_(mean[:, None]).clamp_(-limit, limit)
             if kept is not None:
                 knots[:, count - keep :] = kept
             score = search.score(knots, mean)
             index = search.elites(score, self.elites)
             elites = search.take(knots, index)
             kept = elites[:, :keep] if keep else None
-            fit = elites.mean(1)
-            fit_std = (elites - fit[:, None]).square_().mean(1).sqrt_()
+            fit_std, fit = torch.std_mean(elites, 1, correction=0)
             mean = fit.lerp_(mean, self.momentum)
             std = fit_std.lerp_(std, self.momentum).clamp_min_(self.min_std)
             search.report(mean, std, index)

@@ -129,6 +129,10 @@ METHODS: dict[str, type] = {
     "random_shooting": RandomShooting,
 }
 
+# Methods that model the cost over all dimensions at once, and how many they can: beyond, they search a spline.
+MODELLED_DIMENSIONS = {"more": 40}
+MIN_KNOTS = 4
+
 
 def make_planner(
     name: str, *, horizon: int, action_dim: int, num_samples: int = 300, num_iterations: int = 10, **config: Any
@@ -140,7 +144,8 @@ def make_planner(
         horizon: H; action_dim: A.
         num_samples: candidates an iteration; num_iterations: iterations.
         **config: fields of `ActionSpace` (low, high, basis, num_knots, sign_dims), of `Planner` (init_std, device)
-            and of the method; each goes where it is declared, and an unknown one is an error.
+            and of the method; each goes where it is declared, and an unknown one is an error. Unless a basis
+            is given, "more" searches cubic knots where H·A exceeds 40.
     Raises:
         UnknownNameError: no such method. InvalidInputError: no such option, or an impossible value.
     """
@@ -150,6 +155,9 @@ def make_planner(
     own = {f.name for f in dataclasses.fields(method)} - {"num_samples", "num_iterations"}
     space = {f.name for f in dataclasses.fields(ActionSpace)} - {"horizon", "action_dim"}
     shared = {"init_std", "device"}
+    limit = MODELLED_DIMENSIONS.get(name, horizon * action_dim)
+    if "basis" not in config and horizon * action_dim > limit and horizon > MIN_KNOTS:
+        config = {"basis": "cubic", "num_knots": max(MIN_KNOTS, limit // action_dim)} | config
     unknown = set(config) - own - space - shared
     if unknown:
         raise InvalidInputError(

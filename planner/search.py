@@ -96,10 +96,9 @@ class Search:
         self.warm_actions = warm_start
         self.mean = torch.zeros(shape, device=device) if warm_start is None else space.encode(warm_start)
         self._given = proposals if warm_start is None else _cat(warm_start[:, None], proposals)
-        self.best_actions = torch.zeros(batch, space.horizon, space.action_dim, device=device)
-        self.best_cost: Tensor | None = None
-        self.best_margin: Tensor | None = None
-        self.actions = self.best_actions[:, None]  # the last scored candidates, (B, S, H, A)
+        self._winners: list[tuple[Tensor, Tensor, Tensor | None]] = []  # of each call of score
+        self.actions = torch.zeros(batch, 1, space.horizon, space.action_dim, device=device)
+        # the last scored candidates, (B, S, H, A)
         self.last = Scores(torch.full((batch, 1), torch.inf, device=device), None)  # and their scores
         self._elites: tuple[Tensor, Tensor] | None = None
         self.iterations = self.evaluations = 0
@@ -134,7 +133,7 @@ class Search:
         """Knots (B, count, K, A) from N(mean, std²), clipped to the knots' range."""
         limit = self.space.limit
         noise = self.noise(count, *mean.shape[1:])
-        return noise.mul_(std[:, None]).add_(mean[:, None]).clamp_(-limit, limit)
+        return torch.addcmul(mean[:, None], std[:, None], noise).clamp_(-limit, limit)
 
     def mix(self, knots: Tensor, start: int = 0) -> Tensor:
         """Overwrite slots of `knots` from `start` on with the warm start and the proposals, the first time only."""
@@ -184,7 +183,7 @@ class Search:
         self.evaluations += shape[1]
         self.actions = actions.detach()
         self.last = Scores(cost.detach(), None if margin is None else margin.detach())
-        self._keep(score.detach().argmin(1))
+        self._keep(score.detach().argmin(1, keepdim=True))
         return score
 
     @property
@@ -193,21 +192,23 @@ class Search:
         return None if self.last.margin is None else (self.last.margin <= 0) & self.last.cost.isfinite()
 
     def _keep(self, index: Tensor) -> None:
-        """Make the last scored candidate `index` (B,) the incumbent where it beats it."""
-        actions = self.actions[self._offsets[:, 0], index]
-        cost, margin = (None if t is None else t.gather(1, index[:, None])[:, 0] for t in self.last)
-        assert cost is not None
-        if self.best_cost is None:
-            self.best_actions, self.best_cost, self.best_margin = actions, cost, margin
-            return
-        better = cost < self.best_cost
-        if margin is not None:
-            assert self.best_margin is not None
-            violation, old = margin.clamp_min(0), self.best_margin.clamp_min(0)
-            better = torch.where(violation == old, better, cost.isfinite() & (violation < old))
-            self.best_margin = torch.where(better, margin, self.best_margin)
-        self.best_cost = torch.where(better, cost, self.best_cost)
-        self.best_actions = torch.where(better[:, None, None], actions, self.best_actions)
+        """Remember the last scored candidate `index` (B, 1), the best of its call."""
+        margin = self.last.margin
+        self._winners.append(
+            (
+                self.take(self.actions, index),
+                self.last.cost.gather(1, index),
+                None if margin is None else margin.gather(1, index),
+            )
+        )
+
+    def _best(self) -> tuple[Tensor, Scores]:
+        """The best candidate of all calls: actions (B, 1, H, A), its scores (B, 1)."""
+        actions, cost, margin = zip(*self._winners, strict=True)
+        scores = Scores.cat([Scores(c, m) for c, m in zip(cost, margin, strict=True)])
+        index = scores.ranking().argmin(1, keepdim=True)
+        chosen = Scores(*(None if t is None else t.gather(1, index) for t in scores))  # type: ignore[arg-type]
+        return self.take(torch.cat(actions, 1), index), chosen
 
     def elites(self, score: Tensor, count: int) -> Tensor:
         """Indices (B, count) of the best candidates, best first.
@@ -216,7 +217,7 @@ class Search:
             PlanningFailed: fewer than `count` candidates have a finite score.
         """
         values, index = score.topk(count, dim=1, largest=False)
-        if not bool(values[:, -1].isfinite().all()):
+        if values[:, -1].max().item() == torch.inf:  # scores are finite or inf
             finite = score.isfinite().sum(1)
             raise PlanningFailed(
                 f"only {int(finite.min())} of {score.shape[1]} candidates have a finite cost, and {count} are needed"
@@ -239,7 +240,6 @@ class Search:
         """Tell the callback of the iteration that just ended; `mean`, `std` (B, K, A), elites' `index` (B, E)."""
         if self.callback is None:
             return
-        assert self.best_cost is not None
         w = self.space.matrix.to(self.device)
         feasible = self.last.cost.isfinite() if self.feasible is None else self.feasible
         self.callback(
@@ -250,7 +250,7 @@ class Search:
                 costs=self.last.cost,
                 elite_costs=self.last.cost.gather(1, index),
                 feasible=feasible,
-                best_cost=self.best_cost,
+                best_cost=self._best()[1].cost[:, 0],
                 evaluations=self.evaluations,
                 elapsed_s=time.perf_counter() - self.started_s,
             )
@@ -262,17 +262,15 @@ class Search:
         Raises:
             PlanningFailed: no candidate of some problem had a finite cost.
         """
-        assert self.best_cost is not None
-        lost = int((~self.best_cost.isfinite()).sum())
+        actions, scores = self._best()
+        cost = scores.cost[:, 0]
+        lost = int((~cost.isfinite()).sum())
         if lost:
             raise PlanningFailed(f"0 of {self.evaluations} candidates have a finite cost in {lost} problem(s)")
-        if self.best_margin is None:
-            margin = torch.full_like(self.best_cost, -torch.inf)
-        else:
-            margin = self.best_margin
+        margin = torch.full_like(cost, -torch.inf) if scores.margin is None else scores.margin[:, 0]
         return Plan(
-            actions=self.best_actions,
-            cost=self.best_cost,
+            actions=actions[:, 0],
+            cost=cost,
             feasible=margin <= 0,
             margin=margin,
             iterations=self.iterations,
