@@ -1,6 +1,6 @@
 """How fast the environment steps, images included, by image size; one process, one core.
 
-    python benchmarks/simulator.py
+python benchmarks/simulator.py
 """
 
 from __future__ import annotations

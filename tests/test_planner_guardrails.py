@@ -1,0 +1,161 @@
+"""Hard constraints while planning: a keep-out ball that greedy cannot pass, honest reports, uncertainty penalties."""
+
+import importlib.util
+
+import pytest
+import torch
+
+from latent_mpc.planner import (
+    METHODS,
+    Disagreement,
+    Hazard,
+    KeepOut,
+    RecedingHorizon,
+    Rollout,
+    RolloutCost,
+    Scores,
+    SpeedLimit,
+    SupportDistance,
+    Workspace,
+    goal_energy,
+    make_planner,
+    rollout,
+    shift,
+)
+
+SAMPLING = [n for n in sorted(METHODS) if n not in ("gradient", "polish")]
+SAMPLING = [n for n in SAMPLING if n != "cma" or importlib.util.find_spec("cma")]
+
+
+class Point:
+    """s' = s + 0.1 a, metres."""
+
+    def step(self, state, action):
+        return state + 0.1 * action
+
+
+def position(states):
+    return states
+
+
+START, GOAL = torch.tensor([[0.0, 0.0]]), torch.tensor([1.0, 0.0])
+BALL = KeepOut(position, (0.5, 0.02), 0.25)
+
+
+def energy(states):
+    return goal_energy(states, GOAL)
+
+
+def point_cost(constraints=(), **options):
+    return RolloutCost(Point(), START, energy, constraints=constraints, **options)
+
+
+@pytest.mark.parametrize("name", SAMPLING)
+def test_every_sampling_method_respects_a_wall_and_plans_up_to_it(name):
+    wall = Workspace(position, (-1.0, -1.0), (0.4, 1.0))
+    options = {"num_samples": 20, "num_iterations": 30} if name == "cma" else {"num_samples": 150}
+    planner = make_planner(name, horizon=6, action_dim=2, **options)
+    free = planner.plan(point_cost(), generator=torch.Generator().manual_seed(0))
+    held = planner.plan(point_cost((wall,)), generator=torch.Generator().manual_seed(0))
+    end = {k: rollout(Point(), START, p.actions[:, None])[0, 0] for k, p in (("free", free), ("held", held))}
+    reach = end["free"][-1, 0]
+    assert bool(held.feasible) and float(held.margin) <= 0
+    assert float(held.margin) == pytest.approx(float((end["held"][:, 0] - 0.4).max()), abs=1e-6)
+    assert end["held"][:, 0].max() <= 0.4
+    if name not in ("random_shooting",):
+        assert reach > 0.45  # so that the wall matters
+        assert end["held"][-1, 0] > 0.3
+
+
+@pytest.mark.parametrize("name", ["cem", "icem", "more", "mppi"])
+def test_when_nothing_is_feasible_the_least_violating_plan_comes_back_and_says_so(name):
+    island = Workspace(position, (1.0, -0.1), (1.2, 0.1))  # at most 0.6 of the way to it is in reach
+    planner = make_planner(name, horizon=6, action_dim=2, num_samples=150)
+    cost = RolloutCost(Point(), START, lambda s: s[..., 0].square(), constraints=(island,))
+    plan = planner.plan(cost, generator=torch.Generator().manual_seed(0))
+    assert not bool(plan.feasible)
+    # g is 1 after the first step at best 0.9: the first step decides, the cost pulls the other way
+    assert 0.9 - 1e-6 <= float(plan.margin) < 0.93
+
+
+def drive(horizon, constraints, **options):
+    mpc, state = RecedingHorizon(execute_steps=1), START
+    planner = make_planner("cem", horizon=horizon, action_dim=2, num_samples=200, num_iterations=6, **options)
+    generator, path = torch.Generator().manual_seed(0), [START]
+    for _ in range(30):
+        cost = RolloutCost(Point(), state, energy, reduction="sum", constraints=constraints)
+
+        def replan(previous, executed, deadline_s, cost=cost):
+            start = None if previous is None else shift(previous.actions, executed)
+            return planner.plan(cost, generator=generator, warm_start=start)
+
+        state = Point().step(state, mpc.act(replan))
+        path.append(state)
+    return torch.cat(path)
+
+
+def test_a_keep_out_pocket_that_greedy_does_not_leave():
+    pocket = (KeepOut(position, (0.5, 0.2), 0.25), KeepOut(position, (0.5, -0.2), 0.25))
+    greedy = drive(1, pocket)
+    assert (greedy[-1] - GOAL).norm() > 0.4
+    planned = drive(18, pocket, basis="cubic", num_knots=5, init_std=0.8)
+    assert (planned[-1] - GOAL).norm() < 0.05
+    whole = Rollout(START, planned[None, None, 1:], planned[None, None, 1:])
+    assert max(float(ball(whole).max()) for ball in pocket) <= 1e-6
+    through = drive(18, (), basis="cubic", num_knots=5, init_std=0.8)
+    assert pocket[0](Rollout(START, through[None, None, 1:], through[None, None, 1:])).max() > 0.03
+
+
+def test_a_step_across_the_ball_counts_although_both_ends_are_outside():
+    states = torch.tensor([[[[1.0, 0.0]]]])
+    assert float(BALL(Rollout(START, states, states))) == pytest.approx(0.25 - 0.02, abs=1e-6)
+
+
+def test_constraints_measure_what_they_say():
+    states = torch.tensor([[[[0.1, 0.0], [0.1, 0.3]]]])
+    seen = Rollout(START, states, torch.zeros(1, 1, 2, 2))
+    assert torch.allclose(SpeedLimit(position, 1.0, 0.2)(seen), torch.tensor([[[-0.5, 0.5]]]), atol=1e-6)
+    assert torch.allclose(
+        Workspace(position, (0.0, -0.2), (1.0, 0.2))(seen), torch.tensor([[[0.0, 0.1]]]) - 0, atol=1e-6
+    )
+    assert torch.allclose(Hazard(lambda s: s.sum(-1), 0.25)(seen), torch.tensor([[[-0.15, 0.15]]]), atol=1e-6)
+
+
+def test_ranking_puts_feasible_first_then_the_smaller_violation():
+    cost = torch.tensor([[5.0, 1.0, 3.0, torch.inf, 0.0]])
+    margin = torch.tensor([[-1.0, 0.2, 0.0, -1.0, 0.1]])
+    assert Scores(cost, margin).ranking().argsort(1).tolist() == [[2, 0, 4, 1, 3]]
+
+
+def test_a_tiny_violation_is_not_lost_beside_a_large_cost():
+    cost = torch.tensor([[1e6, 0.0, 0.0]])
+    margin = torch.tensor([[-1.0, 2e-6, 1e-6]])
+    assert Scores(cost, margin).ranking().argsort(1).tolist() == [[0, 2, 1]]
+
+
+class Bent:
+    """Agrees with Point below x = 0.3 and differs more and more beyond: where the data ended."""
+
+    def step(self, state, action):
+        return state + 0.1 * action + 0.5 * (state[..., :1] - 0.3).clamp_min(0)
+
+
+def test_penalties_keep_the_plan_in_the_support():
+    planner = make_planner("cem", horizon=8, action_dim=2)
+    seen = 0.3 * (2 * torch.rand(2000, 2, generator=torch.Generator().manual_seed(0)) - 1)
+
+    def reached(**options):
+        plan = planner.plan(point_cost(**options), generator=torch.Generator().manual_seed(0))
+        return float(rollout(Point(), START, plan.actions[:, None])[0, 0, :, 0].max())
+
+    assert reached() > 0.7
+    assert reached(uncertainty=Disagreement([Point(), Bent()]), uncertainty_weight=100.0) < 0.45
+    assert 0.2 < reached(uncertainty=SupportDistance(seen), uncertainty_weight=10.0) < 0.35
+
+
+def test_support_distance_is_zero_inside_and_grows_outside():
+    seen = torch.rand(3000, 2, generator=torch.Generator().manual_seed(0))
+    states = torch.tensor([[[[0.5, 0.5], [1.5, 0.5], [2.5, 0.5]]]])
+    inside, near, far = SupportDistance(seen)(Rollout(START, states, states)).flatten().tolist()
+    assert inside == pytest.approx(0.0, abs=0.7)
+    assert far == pytest.approx(3 * near, rel=0.1)
