@@ -59,7 +59,7 @@ class KeypointEncoder(nn.Module):
         self.grid: Tensor
         self.config = config
         wide, deep = config.channels
-        # An 8×8 convolution of stride 4, written on 4×4 blocks of pixels: the CPU runs it twice as fast.
+        # The same as an 8×8 convolution of stride 4, written on 4×4 blocks of pixels.
         self.conv1 = nn.Conv2d(3 * BLOCK**2, wide, 2).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.conv2 = nn.Conv2d(wide, deep, 3, padding=1).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.to_maps = nn.Linear(deep, config.num_keypoints)
