@@ -73,14 +73,16 @@ def fit(
         progress: called with the step and the terms every 20 steps.
     Raises:
         InvalidInputError: `folder` holds the state of other settings.
-        LatentMPCError: a loss is not finite any more.
+        LatentMPCError: a loss is not finite any more; the last good state stays in `folder`.
     """
     optimizer = torch.optim.AdamW(
         (p for p in model.parameters() if p.requires_grad), lr=config.learning_rate, weight_decay=config.weight_decay
     )
     generator = torch.Generator().manual_seed(seed)
     step = _restore(folder, model, optimizer, generator, settings)
-    saved_at = time.monotonic()
+    if step == config.steps:
+        return
+    saved_at, drawn = time.monotonic(), generator.get_state()
     try:
         while step < config.steps:
             rate = config.learning_rate * min(1.0, (step + 1) / max(1, config.warmup_steps))
@@ -91,13 +93,17 @@ def fit(
             torch.stack(list(terms.values())).sum().backward()
             optimizer.step()
             step += 1
+            drawn = generator.get_state()
             if step % REPORT_EVERY == 0 or step == config.steps:
                 _report(folder, step, terms, progress)
             if time.monotonic() - saved_at > SAVE_EVERY_S:
                 _save(folder, model, optimizer, generator, step, settings)
                 saved_at = time.monotonic()
-    finally:
+    except KeyboardInterrupt:
+        generator.set_state(drawn)  # a step that was cut off is drawn again
         _save(folder, model, optimizer, generator, step, settings)
+        raise
+    _save(folder, model, optimizer, generator, step, settings)
 
 
 def _report(
@@ -124,6 +130,10 @@ def _save(
     step: int,
     settings: Mapping[str, Any],
 ) -> None:
+    if not all(p.isfinite().all() for p in model.parameters()):
+        raise LatentMPCError(
+            f"the weights are not finite at step {step}, so they are not saved; lower the learning rate"
+        )
     tensors = module_tensors(model, "model")
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
