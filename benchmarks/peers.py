@@ -44,6 +44,8 @@ class _Config:
 
 
 def _stable_worldmodel(solver: str, **options: Any) -> Contender:
+    """One of its solvers; options beyond its defaults are part of the label."""
+
     def solve(problem: Any, seed: int, evaluations: int) -> Outcome:
         import gymnasium as gym
         import stable_worldmodel.solver as solvers
@@ -58,7 +60,8 @@ def _stable_worldmodel(solver: str, **options: Any) -> Contender:
             found = planner.solve({"state": torch.zeros(1, 1)})
         return Outcome(found["actions"][0], model.evaluations, time.perf_counter() - started)
 
-    return Contender(f"stable-worldmodel {solver.removesuffix('Solver')}", solve)
+    tuned = "".join(f", {k} {v:g}" for k, v in options.items())
+    return Contender(f"stable-worldmodel {solver.removesuffix('Solver')}{tuned}", solve)
 
 
 def _pytorch_mppi(temperature: float, std: float) -> Contender:
@@ -99,6 +102,7 @@ def installed_peers() -> list[Contender]:
     found = []
     if importlib.util.find_spec("stable_worldmodel"):
         found += [_stable_worldmodel(name) for name in ("CEMSolver", "ICEMSolver", "MPPISolver")]
+        found += [_stable_worldmodel(name, var_scale=0.5) for name in ("CEMSolver", "ICEMSolver")]
     if importlib.util.find_spec("pytorch_mppi"):
         found += [_pytorch_mppi(1.0, 1.0), _pytorch_mppi(0.01, 0.3)]
     return found

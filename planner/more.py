@@ -27,6 +27,7 @@ from latent_mpc.planner.search import Scores, Search
 
 Array = NDArray[np.float64]
 T = TypeVar("T")
+FAR = 30.0  # squared whitened distance a dimension, beyond which a candidate is left out of the fit
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class MORE:
             score = Scores.cat(scored).ranking().double().cpu().numpy()
             for b, q in enumerate(models):
                 q.fit(seen[b], score[b], self.ridge)
-                q.contract(self.trust * knots * width, self.min_std)
+                q.contract(self.trust * knots * width, self.min_std, limit)
             std = np.stack([np.sqrt((q.factor**2).sum(1)) for q in models])
             std = torch.as_tensor(std, dtype=torch.float32, device=search.device).view(search.mean.shape)
             search.report(_means(models, search), std, index)
@@ -84,9 +85,8 @@ class MORE:
 
 
 def _means(models: list[_Quadratic], search: Search) -> Tensor:
-    limit = search.space.limit
     mean = torch.as_tensor(np.stack([q.mean for q in models]), dtype=torch.float32, device=search.device)
-    return mean.view(search.mean.shape).clamp_(-limit, limit)
+    return mean.view(search.mean.shape)
 
 
 class _Quadratic:
@@ -96,7 +96,6 @@ class _Quadratic:
         n = len(mean)
         self.mean, self.factor = mean, np.diag(std)  # m (n,), L (n, n)
         self.gradient, self.hessian = np.zeros(n), np.zeros((n, n))
-        self.points, self.scores = np.zeros((0, n)), np.zeros(0)
 
     def fit(self, points: Array, scores: Array, ridge: float) -> None:
         """Correct q by kernel ridge regression of what it leaves unexplained: k(y, y') = 10 + yᵀy' + w (yᵀy')².
@@ -108,6 +107,8 @@ class _Quadratic:
         finite = np.isfinite(scores)
         scores = np.where(finite, scores, scores[finite].max())
         y = solve_triangular(self.factor, (points - self.mean).T, lower=True).T
+        near = (y**2).sum(1) <= FAR * n  # a quadratic is a local model, and the kernel grows with the fourth power
+        y, scores = y[near], scores[near]
         residual = scores - y @ self.gradient - 0.5 * ((y @ self.hessian) * y).sum(1)
         residual -= residual.mean()
         weight = np.float32(0.15 / n)
@@ -115,7 +116,7 @@ class _Quadratic:
         kernel = y @ y.T
         kernel *= 1 + weight * kernel
         kernel += 10.0
-        kernel.flat[:: len(y) + 1] += ridge * n
+        kernel.flat[:: len(y) + 1] += ridge * n + 1e-5 * kernel.max(initial=0.0)
         scale = max(np.abs(residual).max(), np.finfo(float).tiny)
         target = (residual / scale).astype(np.float32)
         factor = cho_factor(kernel, lower=True, overwrite_a=True, check_finite=False)
@@ -123,8 +124,11 @@ class _Quadratic:
         self.gradient = self.gradient + y.T @ dual
         self.hessian = self.hessian + 2 * weight * (y.T * dual) @ y
 
-    def contract(self, bound: float, min_std: float) -> None:
-        """Minimise E[q] with at most `bound` nats of KL divergence, and move q into the new coordinates."""
+    def contract(self, bound: float, min_std: float, limit: float) -> None:
+        """Minimise E[q] with at most `bound` nats of KL divergence, and move q into the new coordinates.
+
+        The mean stays within ±`limit`, where the candidates are.
+        """
         curvature, axes = np.linalg.eigh((self.hessian + self.hessian.T) / 2)
         curvature = curvature.clip(0.0)
         slope = axes.T @ self.gradient
@@ -138,7 +142,8 @@ class _Quadratic:
                 low = np.log(eta / scale)
             else:
                 high = np.log(eta / scale)
-        step = axes @ move
+        mean = (self.mean + self.factor @ (axes @ move)).clip(-limit, limit)
+        step = solve_triangular(self.factor, mean - self.mean, lower=True)
         spread = self.factor @ (axes / np.sqrt(precision))
         covariance = spread @ spread.T
         covariance.flat[:: len(step) + 1] += max(min_std**2, 1e-12 * np.trace(covariance) / len(step))
@@ -146,4 +151,4 @@ class _Quadratic:
         turn = solve_triangular(self.factor, factor, lower=True)  # y = step + turn y'
         self.gradient = turn.T @ (self.gradient + self.hessian @ step)
         self.hessian = turn.T @ self.hessian @ turn
-        self.mean, self.factor = self.mean + self.factor @ step, factor
+        self.mean, self.factor = mean, factor

@@ -35,7 +35,8 @@ class Scores(NamedTuple):
         """One score (B, S) that orders the candidates by Deb's rules: feasible by cost, infeasible by violation.
 
         Without margins it is the cost. With them a feasible candidate keeps its cost, an infeasible one gets the
-        worst feasible cost plus its violation, and a non-finite one inf, all in float64.
+        worst feasible cost plus its violation, and a non-finite one inf, all in float64. The cost settles ties
+        between violations: from a state that is itself on the wrong side of a constraint, all ways out are equal.
 
         Source: Deb, An efficient constraint handling method for genetic algorithms (2000), section 3.
         """
@@ -43,9 +44,11 @@ class Scores(NamedTuple):
             return self.cost
         cost = self.cost.double()
         feasible = (self.margin <= 0) & cost.isfinite()
-        worst = torch.where(feasible, cost, -torch.inf).amax(1, keepdim=True)
+        worst = torch.where(feasible, cost.detach(), -torch.inf).amax(1, keepdim=True)
         worst = torch.where(worst.isfinite(), worst, torch.zeros_like(worst))
-        return torch.where(feasible, cost, torch.where(cost.isfinite(), worst + self.margin.double(), torch.inf))
+        tie = 1e-9 * cost.detach().argsort(1).argsort(1) / cost.shape[1]
+        violated = worst + self.margin.double() + tie
+        return torch.where(feasible, cost, torch.where(cost.isfinite(), violated, torch.inf))
 
 
 @dataclass(frozen=True)
@@ -97,9 +100,9 @@ class Search:
         self.mean = torch.zeros(shape, device=device) if warm_start is None else space.encode(warm_start)
         self._given = proposals if warm_start is None else _cat(warm_start[:, None], proposals)
         self._winners: list[tuple[Tensor, Tensor, Tensor | None]] = []  # of each call of score
+        # the last scored candidates, (B, S, H, A), and their scores
         self.actions = torch.zeros(batch, 1, space.horizon, space.action_dim, device=device)
-        # the last scored candidates, (B, S, H, A)
-        self.last = Scores(torch.full((batch, 1), torch.inf, device=device), None)  # and their scores
+        self.last = Scores(torch.full((batch, 1), torch.inf, device=device), None)
         self._elites: tuple[Tensor, Tensor] | None = None
         self.iterations = self.evaluations = 0
         self.cut_off = False
@@ -177,8 +180,8 @@ class Search:
                 f"the cost must return shape (B, S) = {shape} for actions {tuple(actions.shape)}, "
                 f"got {tuple(cost.shape)}"
             )
-        cost = _no_nan(cost, -torch.inf)
-        margin = None if margin is None else _no_nan(margin, 0.0)
+        cost = torch.nan_to_num(cost, nan=torch.inf, posinf=torch.inf, neginf=torch.inf)
+        margin = None if margin is None else torch.where(margin.isnan(), torch.inf, margin)
         score = Scores(cost, margin).ranking()
         self.evaluations += shape[1]
         self.actions = actions.detach()
@@ -282,9 +285,3 @@ class Search:
 
 def _cat(first: Tensor, second: Tensor | None) -> Tensor:
     return first if second is None else torch.cat([first, second], 1)
-
-
-def _no_nan(values: Tensor, lowest: float) -> Tensor:
-    """NaN, inf and (for a cost) -inf become inf; a margin may be as low as -inf."""
-    neginf = torch.inf if lowest == -torch.inf else torch.finfo(values.dtype).min
-    return torch.nan_to_num(values, nan=torch.inf, posinf=torch.inf, neginf=neginf)

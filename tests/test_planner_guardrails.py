@@ -115,9 +115,7 @@ def test_constraints_measure_what_they_say():
     states = torch.tensor([[[[0.1, 0.0], [0.1, 0.3]]]])
     seen = Rollout(START, states, torch.zeros(1, 1, 2, 2))
     assert torch.allclose(SpeedLimit(position, 1.0, 0.2)(seen), torch.tensor([[[-0.5, 0.5]]]), atol=1e-6)
-    assert torch.allclose(
-        Workspace(position, (0.0, -0.2), (1.0, 0.2))(seen), torch.tensor([[[0.0, 0.1]]]) - 0, atol=1e-6
-    )
+    assert torch.allclose(Workspace(position, (0.0, -0.2), (1.0, 0.2))(seen), torch.tensor([[[-0.1, 0.1]]]), atol=1e-6)
     assert torch.allclose(Hazard(lambda s: s.sum(-1), 0.25)(seen), torch.tensor([[[-0.15, 0.15]]]), atol=1e-6)
 
 
