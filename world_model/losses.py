@@ -67,20 +67,17 @@ def inverse_dynamics_loss(predicted: Tensor, actions: Tensor) -> Tensor:
     return F.mse_loss(predicted, actions)
 
 
-def contrastive_loss(first: Tensor, second: Tensor, scale: Tensor) -> Tensor:
-    """InfoNCE, both ways: each row of `first` shall be nearest to its own row of `second` among the batch.
+def contrastive_loss(similarity: Tensor) -> Tensor:
+    """InfoNCE, both ways: each row's own column shall be the most similar one, and each column's own row.
 
     Args:
-        first, second: embeddings of two frames of one episode, (B, E) each; other rows are other episodes.
-        scale: inverse temperature on the squared distances, scalar.
+        similarity: logits between the first and second frames of B pairs, (B, B); the diagonal are the pairs.
     Returns:
         Scalar, nats: 0 when all pairs are told apart, ln B for chance.
-    Source: InfoNCE, van den Oord et al. (arXiv 1807.03748), eq. 4; frames of one video as positives after
-        time-contrastive networks (arXiv 1704.06888).
+    Source: InfoNCE, van den Oord et al. (arXiv 1807.03748), eq. 4.
     """
-    logits = -scale * torch.cdist(first, second).square()  # (B, B)
-    own = torch.arange(len(first), device=first.device)
-    return 0.5 * (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own))
+    own = torch.arange(len(similarity), device=similarity.device)
+    return 0.5 * (F.cross_entropy(similarity, own) + F.cross_entropy(similarity.T, own))
 
 
 def gaussian_kl(mean: Tensor, log_var: Tensor) -> Tensor:

@@ -31,6 +31,7 @@ from latent_mpc.world_model.layers import mlp
 from latent_mpc.world_model.macro import MacroActionModel
 from latent_mpc.world_model.predictor import LatentPredictor
 from latent_mpc.world_model.scene_code import SceneCoder
+from latent_mpc.world_model.scene_distance import SceneDistance
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,8 @@ class ModelConfig:
     Attributes:
         proprio_dim, action_dim: widths of the robot's proprioception and action.
         code_dim: width U of the scene code.
-        head_width: hidden width of the scene coder and of the proprioception head.
+        embedding_dim: width of the embedding in which scenes are compared.
+        head_width: hidden width of scene coder, proprioception head and scene distance.
         predictor_width, predictor_blocks: the one-step dynamics.
         macro_dim: width M of a macro-action; chunk_length: actions C in it.
         macro_width, macro_blocks: the macro-action model.
@@ -49,6 +51,7 @@ class ModelConfig:
     proprio_dim: int = 6
     action_dim: int = 5
     code_dim: int = 16
+    embedding_dim: int = 8
     head_width: int = 256
     predictor_width: int = 256
     predictor_blocks: int = 3
@@ -67,7 +70,7 @@ class WorldModel(nn.Module):
 
     proprio_mean: Tensor
     proprio_std: Tensor
-    code_noise: Tensor
+    scene_noise: Tensor
 
     def __init__(self, encoder_config: EncoderConfig, config: ModelConfig) -> None:
         super().__init__()
@@ -77,6 +80,7 @@ class WorldModel(nn.Module):
         self.encoder = KeypointEncoder(encoder_config)
         self.scene_coder = SceneCoder(latent_dim, config.code_dim, config.proprio_dim, config.head_width)
         self.proprio_head = mlp(latent_dim, config.head_width, config.proprio_dim, depth=2)
+        self.scene_distance = SceneDistance(self.state_dim, config.proprio_dim, config.embedding_dim, config.head_width)
         self.predictor = LatentPredictor(
             self.state_dim, config.action_dim, config.predictor_width, config.predictor_blocks
         )
@@ -90,8 +94,8 @@ class WorldModel(nn.Module):
         )
         self.register_buffer("proprio_mean", torch.zeros(config.proprio_dim))
         self.register_buffer("proprio_std", torch.ones(config.proprio_dim))
-        # Mean squared one-chunk prediction error of the scene code: differences below it are noise.
-        self.register_buffer("code_noise", torch.zeros(()))
+        # Scene distance between predicted and true states one chunk ahead: differences below it are noise.
+        self.register_buffer("scene_noise", torch.zeros(()))
 
     def observe(self, images: Tensor, proprio: Tensor) -> Tensor:
         """uint8 images (B, H, W, 3) and proprioception (B, P) in its own units -> states (B, D)."""

@@ -117,12 +117,12 @@ class PretrainingModel(nn.Module):
         first, second = z.chunk(2)
         predicted = first + self.forward_head(torch.cat([first, moves, gap], dim=-1))
         inferred = self.inverse_head(torch.cat([first, second, gap], dim=-1))
-        h_first, h_second = self.contrast_head(z).chunk(2)
+        similarity = -self.log_scale.exp() * torch.cdist(*self.contrast_head(z).chunk(2)).square()
         return {
             "prediction": latent_prediction_loss(predicted, second),
             "inverse": inverse_dynamics_loss(inferred, moves),
             "proprio": c.proprio_weight * F.mse_loss(self.proprio_head(z), proprio.flatten(0, 1)),
-            "contrast": c.contrast_weight * contrastive_loss(h_first, h_second, self.log_scale.exp()),
+            "contrast": c.contrast_weight * contrastive_loss(similarity),
             "sigreg": c.sigreg_weight * sigreg(z, c.num_projections, generator),
         }
 

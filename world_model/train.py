@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from latent_mpc.types import InvalidInputError
 from latent_mpc.world_model.fit import FitConfig, fit
-from latent_mpc.world_model.losses import gaussian_kl, gaussian_nll
+from latent_mpc.world_model.losses import contrastive_loss, gaussian_kl, gaussian_nll
 from latent_mpc.world_model.model import WorldModel
 
 Progress = Callable[[str, int, int, Mapping[str, float]], None]  # stage, step, of steps, losses
@@ -27,21 +27,26 @@ class TrainConfig:
     """How each stage is trained.
 
     Attributes:
-        scene: batches of frames. predictor: clips of `rollout_steps` actions. macro: clips of `macro_steps` chunks.
+        scene, distance: batches of frames, and of pairs of states.
+        predictor, macro: clips of `rollout_steps` actions, and of `macro_steps` chunks.
         latent_noise: σ_z, what counts as noise in the image latent; smaller keeps finer detail in the scene code.
         state_noise: σ_s, the same for predicted states of the coarse level.
         action_noise: σ_a, the same for decoded actions; about the noise that play itself has.
+        min_gap, max_gap: control steps between the states of a pair.
         rollout_steps, macro_steps: steps that predictions are rolled out over in training.
         start_noise: standard deviation of what is added to a rollout's first state.
         num_threads: CPU threads.
     """
 
-    scene: FitConfig = field(default_factory=lambda: FitConfig(steps=4000, batch_size=1024))
-    predictor: FitConfig = field(default_factory=lambda: FitConfig(steps=5000, batch_size=256))
-    macro: FitConfig = field(default_factory=lambda: FitConfig(steps=6000, batch_size=256))
-    latent_noise: float = 0.15
+    scene: FitConfig = field(default_factory=lambda: FitConfig(steps=6000, batch_size=256, learning_rate=2e-3))
+    distance: FitConfig = field(default_factory=lambda: FitConfig(steps=4000, batch_size=256, learning_rate=2e-3))
+    predictor: FitConfig = field(default_factory=lambda: FitConfig(steps=4000, batch_size=128, learning_rate=2e-3))
+    macro: FitConfig = field(default_factory=lambda: FitConfig(steps=5000, batch_size=128, learning_rate=2e-3))
+    latent_noise: float = 0.1
     state_noise: float = 0.1
     action_noise: float = 0.2
+    min_gap: int = 5
+    max_gap: int = 15
     rollout_steps: int = 10
     macro_steps: int = 4
     start_noise: float = 0.02
@@ -52,6 +57,8 @@ class TrainConfig:
             raise InvalidInputError(
                 "latent_noise, state_noise and action_noise must be positive, start_noise at least 0"
             )
+        if not 1 <= self.min_gap <= self.max_gap:
+            raise InvalidInputError(f"need 1 <= min_gap <= max_gap, got {self.min_gap} and {self.max_gap}")
         if min(self.rollout_steps, self.macro_steps, self.num_threads) < 1:
             raise InvalidInputError("rollout_steps, macro_steps and num_threads must be at least 1")
 
@@ -88,6 +95,7 @@ def train_heads(
         _standardise_proprio(model, clips.proprio)
         stages: list[tuple[str, FitConfig, Callable[[], _Stage]]] = [
             ("scene", config.scene, lambda: _scene_stage(model, clips, config)),
+            ("distance", config.distance, lambda: _distance_stage(model, clips, config)),
             ("predictor", config.predictor, lambda: _predictor_stage(model, clips, config)),
             ("macro", config.macro, lambda: _macro_stage(model, clips, config)),
         ]
@@ -104,7 +112,9 @@ def train_heads(
             )
             if name == "scene":
                 _standardise_code(model, clips.z)
-        model.code_noise.fill_(_chunk_error(model, clips, seed))
+            elif name == "distance":
+                _standardise_distance(model, clips, seed)
+        model.scene_noise.fill_(_chunk_error(model, clips, seed))
     finally:
         torch.set_num_threads(threads_before)
 
@@ -135,6 +145,19 @@ def _scene_stage(model: WorldModel, clips: Clips, config: TrainConfig) -> _Stage
         }
 
     return nn.ModuleList([coder, head]), losses
+
+
+def _distance_stage(model: WorldModel, clips: Clips, config: TrainConfig) -> _Stage:
+    states = all_states(model, clips)
+    starts = _starts(clips, config.max_gap)
+
+    def losses(generator: torch.Generator) -> dict[str, Tensor]:
+        size = (config.distance.batch_size,)
+        first = starts[torch.randint(len(starts), size, generator=generator)]
+        second = first + torch.randint(config.min_gap, config.max_gap + 1, size, generator=generator)
+        return {"contrast": contrastive_loss(model.scene_distance.similarity(states[first], states[second]))}
+
+    return model.scene_distance, losses
 
 
 def _predictor_stage(model: WorldModel, clips: Clips, config: TrainConfig) -> _Stage:
@@ -184,9 +207,7 @@ def _clip_sampler(
 ) -> Callable[[torch.Generator], tuple[Tensor, Tensor]]:
     """Draws states (B, length+1, D) and the actions between them (B, length, A)."""
     states = all_states(model, clips)
-    starts = torch.from_numpy(np.asarray(clips.starts(length + 1)))
-    if len(starts) == 0:
-        raise InvalidInputError(f"no episode has the {length} actions that a training clip takes; collect longer ones")
+    starts = _starts(clips, length)
     ahead = torch.arange(length + 1)
 
     def draw(generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -194,6 +215,16 @@ def _clip_sampler(
         return states[first + ahead], clips.action[first + ahead[:-1]]
 
     return draw
+
+
+def _starts(clips: Clips, length: int) -> Tensor:
+    """Frames from which `length` actions follow in one episode."""
+    starts = torch.from_numpy(np.asarray(clips.starts(length + 1)))
+    if len(starts) == 0:
+        raise InvalidInputError(
+            f"no episode has the {length} actions that training takes in a row; collect longer ones"
+        )
+    return starts
 
 
 @torch.no_grad()
@@ -217,10 +248,18 @@ def _standardise_code(model: WorldModel, z: Tensor) -> None:
 
 
 @torch.no_grad()
+def _standardise_distance(model: WorldModel, clips: Clips, seed: int) -> None:
+    """Scale the distance to a mean of 1 between states drawn at random."""
+    states, frames = all_states(model, clips), _starts(clips, 0)
+    index = torch.randint(len(frames), (2, 8192), generator=torch.Generator().manual_seed(seed))
+    model.scene_distance.scale.fill_(1.0)
+    model.scene_distance.scale.copy_(model.scene_distance(*states[frames[index]]).mean())
+
+
+@torch.no_grad()
 def _chunk_error(model: WorldModel, clips: Clips, seed: int) -> float:
-    """Mean squared error of the scene code after one macro-action that was inferred from the actions taken."""
+    """Median scene distance of true states to those predicted by a macro-action inferred from the actions taken."""
     chunk = model.config.chunk_length
     states, actions = _clip_sampler(model, clips, chunk, 4096)(torch.Generator().manual_seed(seed))
     mean, _ = model.macro.posterior(states[:, 0], actions)
-    predicted, _ = model.split(model.macro.step(states[:, 0], mean))
-    return F.mse_loss(predicted, model.split(states[:, -1])[0]).item()
+    return model.scene_distance(model.macro.step(states[:, 0], mean), states[:, -1]).median().item()
