@@ -1,8 +1,10 @@
 """The hierarchy on a point mass whose macro model is exact: subgoals lie on the way, and both levels reach the goal."""
 
+import pytest
 import torch
 
-from latent_mpc.planner import MACRO_BOX, CoarseLevel, Hierarchy, make_planner
+from latent_mpc.planner import MACRO_BOX, CoarseLevel, Hierarchy, make_planner, search
+from latent_mpc.types import InvalidInputError
 
 
 class Point:
@@ -66,3 +68,76 @@ def test_the_subgoal_is_the_first_coarse_state_and_the_fine_plan_reaches_it():
     first = MacroPoint().step(state, plan.plans[0].actions[:, 0])
     assert torch.equal(plan.subgoals[0], first)
     assert (state + 0.1 * plan.actions.sum(1) - first).norm() < 0.02
+
+
+class MacroMacroPoint:
+    """Two equal macro-actions of MacroPoint."""
+
+    chunk_length = 2
+    macro_dim = 2
+
+    def step(self, state, macro):
+        return state + 0.6 * macro / MACRO_BOX
+
+    def decode(self, state, macro):
+        return macro[..., None, :].expand(*macro.shape[:-1], 2, 2)
+
+
+def test_three_levels_hand_their_subgoals_down():
+    box = {"action_dim": 2, "low": -MACRO_BOX, "high": MACRO_BOX, "init_std": 1.0}
+    levels = Hierarchy(
+        [
+            CoarseLevel(make_planner("cem", horizon=3, **box), MacroMacroPoint()),
+            CoarseLevel(make_planner("cem", horizon=2, **box), MacroPoint(), reduction="last"),
+        ],
+        make_planner("cem", horizon=3, action_dim=2, num_samples=128, num_iterations=6),
+        Point(),
+    )
+    goal = torch.tensor([[1.7, -1.6]])
+    plan = levels.plan(
+        torch.zeros(1, 2),
+        energy_to(goal),
+        lambda states, subgoal: (states - subgoal).square().mean(-1),
+        generator=torch.Generator().manual_seed(0),
+    )
+    far, near = plan.subgoals
+    assert torch.equal(far, MacroMacroPoint().step(torch.zeros(1, 2), plan.plans[0].actions[:, 0]))
+    assert (MacroPoint().step(near, plan.plans[1].actions[:, 1]) - far).norm() < 0.03
+    assert (0.1 * plan.actions.sum(1) - near).norm() < 0.03
+    assert 0 < float(near[0, 0]) < float(far[0, 0]) < 1.7
+
+
+def test_the_levels_share_one_deadline(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(search.time, "perf_counter", lambda: now[0])
+
+    class SlowPoint(Point):
+        def step(self, state, action):
+            now[0] += 0.01
+            return super().step(state, action)
+
+    class SlowMacroPoint(MacroPoint):
+        def step(self, state, macro):
+            now[0] += 0.01
+            return super().step(state, macro)
+
+    levels = hierarchy()
+    slow = Hierarchy([CoarseLevel(levels.coarse[0].planner, SlowMacroPoint())], levels.fine, SlowPoint())
+    plan = slow.plan(
+        torch.zeros(1, 2),
+        energy_to(torch.tensor([[0.9, 0.3]])),
+        lambda states, subgoal: (states - subgoal).square().mean(-1),
+        generator=torch.Generator().manual_seed(0),
+        deadline_s=0.3,
+    )
+    assert [p.cut_off for p in plan.plans] == [True, True]
+    assert 0.25 < now[0] <= 0.3 + 1e-9
+
+
+def test_levels_that_do_not_fit_are_refused():
+    coarse = make_planner("cem", horizon=4, action_dim=3)
+    with pytest.raises(InvalidInputError, match="macro_dim"):
+        CoarseLevel(coarse, MacroPoint())
+    fine = make_planner("cem", horizon=4, action_dim=2)
+    with pytest.raises(InvalidInputError, match="chunk_length 3"):
+        Hierarchy(hierarchy().coarse, fine, Point())
