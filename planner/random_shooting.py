@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 import torch
 
-from latent_mpc.planner.checks import check_budget, check_unit
+from latent_mpc.planner.checks import check_budget
 from latent_mpc.planner.search import Search
+from latent_mpc.types import InvalidInputError
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ class PredictiveSampling:
 
     def __post_init__(self) -> None:
         check_budget(self.num_samples, self.num_iterations)
-        check_unit(one_minus_decay=1 - self.decay)
+        if not 0 < self.decay <= 1:
+            raise InvalidInputError(f"decay must lie in (0, 1], got {self.decay}")
 
     def run(self, search: Search) -> None:
         """Search until the iterations or the time are used up."""
