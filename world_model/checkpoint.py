@@ -1,7 +1,7 @@
 """Checkpoints: a folder with `model.safetensors` (named tensors) and `model.yaml` (configs and metadata).
 
-Nothing is ever unpickled. Both files are written beside their place and renamed into it, so that a kill or a full
-disk leaves the old ones whole.
+Nothing is ever unpickled. Both files are written beside their place and then renamed into it, so that a kill or a
+full disk leaves the old ones whole.
 """
 
 from __future__ import annotations
@@ -60,8 +60,9 @@ def save_checkpoint(folder: Path | str, checkpoint: Checkpoint) -> None:
         "config": _plain(checkpoint.config),
         "metrics": _plain(checkpoint.metrics),
     }
-    write_atomically(folder / TENSORS_NAME, save(tensors))
-    write_atomically(folder / YAML_NAME, yaml.safe_dump(header, sort_keys=False).encode())
+    _write_all(
+        {folder / TENSORS_NAME: save(tensors), folder / YAML_NAME: yaml.safe_dump(header, sort_keys=False).encode()}
+    )
 
 
 def load_checkpoint(folder: Path | str) -> Checkpoint:
@@ -85,6 +86,9 @@ def load_checkpoint(folder: Path | str) -> Checkpoint:
         raise InvalidInputError(
             f"{folder / YAML_NAME} has format_version {version!r}; this version of latent-mpc reads {FORMAT_VERSION}"
         )
+    config, metrics = header.get("config") or {}, header.get("metrics") or {}
+    if not (isinstance(config, dict) and isinstance(metrics, dict)):
+        raise InvalidInputError(f"{folder / YAML_NAME} is not ours: config and metrics must be groups of keys")
     try:
         tensors = load_file(folder / TENSORS_NAME)
     except SafetensorError as error:
@@ -92,7 +96,7 @@ def load_checkpoint(folder: Path | str) -> Checkpoint:
         raise InvalidInputError(
             f"{folder / TENSORS_NAME} ({size} bytes) is truncated or not a safetensors file: {error}"
         ) from error
-    return Checkpoint(tensors, header.get("config") or {}, header.get("metrics") or {}, header.get("commit"))
+    return Checkpoint(tensors, config, metrics, header.get("commit"))
 
 
 def module_tensors(module: nn.Module, prefix: str) -> dict[str, Tensor]:
@@ -124,13 +128,18 @@ def config_from_dict(kind: Callable[..., Config], values: Mapping[str, Any]) -> 
     """Build a config dataclass from plain values, lists becoming tuples.
 
     Raises:
-        InvalidInputError: a key is unknown; the message lists those that exist.
+        InvalidInputError: a key is unknown, and the message lists those that exist; or a value is of a wrong type.
     """
     known = [f.name for f in fields(kind)]  # type: ignore[arg-type]
+    if not isinstance(values, Mapping):
+        raise InvalidInputError(f"{kind.__name__} must be a group of the keys {known}, got {values!r}")
     unknown = sorted(set(values) - set(known))
     if unknown:
         raise InvalidInputError(f"{kind.__name__} has no keys {unknown}; it has {known}")
-    return kind(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+    try:
+        return kind(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+    except TypeError as error:
+        raise InvalidInputError(f"{kind.__name__} with {dict(values)}: {error}") from error
 
 
 def current_commit() -> str | None:
@@ -150,17 +159,31 @@ def current_commit() -> str | None:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    """Write a file so that it exists whole or not at all; what lay there before stays when the write fails.
+
+    Raises:
+        OSError: the disk is full, say.
+    """
+    _write_all({path: content})
+
+
+def _write_all(contents: Mapping[Path, bytes]) -> None:
+    """Write every file beside its place, and only when all are on the disk rename them into it."""
+    written: dict[Path, Path] = {}
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        for path, content in contents.items():
+            handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+            written[path] = Path(name)
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(name, 0o644)
+        for path, temporary in written.items():
+            os.replace(temporary, path)
+    finally:
+        for temporary in written.values():
+            temporary.unlink(missing_ok=True)
 
 
 def _plain(value: Any) -> Any:

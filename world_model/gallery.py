@@ -34,7 +34,8 @@ class Gallery:
 
 def save_gallery(folder: Path, frames: NDArray[np.uint8], proprio: NDArray[np.float32]) -> None:
     """Store frames (N, H, W, 3) with the proprioception (N, P) recorded beside them."""
-    tensors = {"frames": torch.from_numpy(frames), "proprio": torch.from_numpy(proprio)}
+    arrays = {"frames": frames, "proprio": proprio}
+    tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
     write_atomically(folder / GALLERY_NAME, save(tensors))
 
 

@@ -1,0 +1,149 @@
+"""The world model: shapes, how states are put together, and that saved weights give the same outputs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from latent_mpc.types import InvalidInputError, MacroModel, Predictor
+from latent_mpc.world_model.checkpoint import Checkpoint, save_checkpoint
+from latent_mpc.world_model.encoder import EncoderConfig
+from latent_mpc.world_model.model import ModelConfig, WorldModel, load_world_model, save_world_model
+
+ENCODER = EncoderConfig(image_size=32, channels=(3, 4), num_keypoints=5, hidden=16, latent_dim=7)
+SIZES = ModelConfig(
+    proprio_dim=6,
+    action_dim=4,
+    code_dim=3,
+    embedding_dim=2,
+    head_width=12,
+    predictor_width=12,
+    macro_dim=5,
+    macro_width=12,
+)
+
+
+@pytest.fixture
+def model() -> WorldModel:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = WorldModel(ENCODER, SIZES)
+        for tensor in (*model.parameters(), model.proprio_mean, model.scene_coder.code_mean):
+            torch.nn.init.normal_(tensor, std=0.3)
+    model.proprio_std.fill_(2.0)
+    model.scene_coder.code_std.fill_(0.5)
+    model.scene_noise.fill_(0.25)
+    return model.requires_grad_(False).eval()
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    return torch.randint(0, 256, (4, 32, 32, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+
+
+@pytest.fixture
+def proprio() -> torch.Tensor:
+    return torch.randn(4, 6, generator=torch.Generator().manual_seed(1))
+
+
+def test_a_state_is_the_code_and_the_standardised_proprioception(
+    model: WorldModel, images: torch.Tensor, proprio: torch.Tensor
+) -> None:
+    state = model.observe(images, proprio)
+    assert state.shape == (4, 9) and model.state_dim == 9
+    code, arm = model.split(state)
+    torch.testing.assert_close(arm, (proprio - model.proprio_mean) / 2.0)
+    z = model.encoder(images)
+    mean, log_var = model.scene_coder.posterior(z)
+    assert mean.shape == log_var.shape == (4, 3)
+    torch.testing.assert_close(code, (mean - model.scene_coder.code_mean) / 0.5)
+    torch.testing.assert_close(model.state(z, proprio), state)
+    torch.testing.assert_close(torch.cat(model.split(state[None]), dim=-1), state[None])
+
+
+def test_a_goal_has_the_same_code_and_its_arm_is_read_off_the_image(
+    model: WorldModel, images: torch.Tensor, proprio: torch.Tensor
+) -> None:
+    goal = model.observe_goal(images)
+    assert goal.shape == (4, 9)
+    torch.testing.assert_close(model.split(goal)[0], model.split(model.observe(images, proprio))[0])
+    torch.testing.assert_close(model.split(goal)[1], model.proprio_head(model.encoder(images)))
+
+
+def test_the_dynamics_take_any_leading_dimensions(model: WorldModel) -> None:
+    g = torch.Generator().manual_seed(2)
+    predictor: Predictor = model.predictor
+    macro: MacroModel = model.macro
+    state, action, m = (torch.randn(2, 3, width, generator=g) for width in (9, 4, 5))
+    assert predictor.step(state, action).shape == macro.step(state, m).shape == (2, 3, 9)
+    torch.testing.assert_close(predictor.step(state, action)[1, 2], predictor.step(state[1, 2], action[1, 2]))
+    chunk = macro.decode(state, 50 * m)
+    assert chunk.shape == (2, 3, SIZES.chunk_length, 4) and chunk.abs().max() <= 1
+    assert (macro.chunk_length, macro.macro_dim) == (5, 5)
+    assert [t.shape for t in model.macro.posterior(state, chunk)] == [(2, 3, 5)] * 2
+
+
+def test_fresh_dynamics_predict_that_nothing_moves() -> None:
+    model, state = WorldModel(ENCODER, SIZES), torch.ones(1, 9)
+    assert torch.equal(model.predictor.step(state, torch.ones(1, 4)), state)
+    assert torch.equal(model.macro.step(state, torch.ones(1, 5)), state)
+
+
+def test_saved_and_loaded_gives_the_same_outputs(
+    model: WorldModel, images: torch.Tensor, proprio: torch.Tensor, tmp_path: Path
+) -> None:
+    save_world_model(tmp_path, model, metrics={"rmse": 0.5}, training={"seed": 3, "rates": (1e-3, 1e-4)})
+    loaded, checkpoint = load_world_model(tmp_path)
+    assert not loaded.training and not any(p.requires_grad for p in loaded.parameters())
+    assert loaded.config == SIZES and loaded.encoder.config == ENCODER
+    assert checkpoint.metrics == {"rmse": 0.5} and checkpoint.config["training"] == {"seed": 3, "rates": [1e-3, 1e-4]}
+    state, action, m = model.observe(images, proprio), proprio[:, :4], proprio[:, :5]
+    assert torch.equal(loaded.observe(images, proprio), state)
+    assert torch.equal(loaded.observe_goal(images), model.observe_goal(images))
+    assert torch.equal(loaded.predictor.step(state, action), model.predictor.step(state, action))
+    assert torch.equal(loaded.macro.step(state, m), model.macro.step(state, m))
+    assert torch.equal(loaded.macro.decode(state, m), model.macro.decode(state, m))
+    assert loaded.scene_noise.item() == 0.25
+
+
+def test_what_is_no_world_model_is_refused(model: WorldModel, tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "encoder", Checkpoint({}, {"encoder": {}}))
+    with pytest.raises(InvalidInputError, match=r"no world model: its config lacks \['model'\]"):
+        load_world_model(tmp_path / "encoder")
+    save_world_model(tmp_path / "model", model, metrics={}, training={})
+    path = tmp_path / "model" / "model.yaml"
+    header = yaml.safe_load(path.read_text())
+    for section, key, value, message in [
+        ("model", "code_dim", 4, r"scene_coder.code_mean has shape \(3,\), not \(4,\)"),
+        ("encoder", "image_size", 33, "multiple of 4"),
+        ("model", "depth", 3, r"no keys \['depth'\]"),
+    ]:
+        other = {**header["config"], section: {**header["config"][section], key: value}}
+        path.write_text(yaml.safe_dump({**header, "config": other}))
+        with pytest.raises(InvalidInputError, match=message):
+            load_world_model(tmp_path / "model")
+
+
+def test_a_header_cut_off_anywhere_is_refused_or_gives_the_same_model(model: WorldModel, tmp_path: Path) -> None:
+    save_world_model(tmp_path, model, metrics={"a": 1.5}, training={"seed": 3})
+    path = tmp_path / "model.yaml"
+    text = path.read_bytes()
+    refused = 0
+    for end in range(0, text.index(b"training:"), 7):
+        path.write_bytes(text[:end])
+        try:
+            loaded, _ = load_world_model(tmp_path)
+        except InvalidInputError:
+            refused += 1
+        else:
+            assert loaded.config == SIZES and loaded.encoder.config == ENCODER
+    assert refused > 40
+
+
+@pytest.mark.parametrize("size", ["proprio_dim", "code_dim", "predictor_blocks", "chunk_length"])
+def test_sizes_must_be_positive(size: str) -> None:
+    with pytest.raises(InvalidInputError, match="at least 1"):
+        ModelConfig(**{size: 0})
