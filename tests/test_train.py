@@ -1,0 +1,205 @@
+"""Training after the encoder, in a linear world whose dynamics are known."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from latent_mpc.types import InvalidInputError
+from latent_mpc.world_model.encoder import EncoderConfig
+from latent_mpc.world_model.fit import FitConfig
+from latent_mpc.world_model.model import ModelConfig, WorldModel
+from latent_mpc.world_model.train import Clips, TrainConfig, all_states, train_heads
+
+LENGTH = 11  # frames of an episode
+SIZES = ModelConfig(
+    proprio_dim=2, action_dim=4, code_dim=3, embedding_dim=2, head_width=32, predictor_width=32, predictor_blocks=1,
+    macro_dim=6, chunk_length=2, macro_width=48, macro_blocks=1,
+)  # fmt: skip
+CONFIG = TrainConfig(
+    scene=FitConfig(500, 64, 1e-2, 10),
+    distance=FitConfig(200, 64, 5e-3, 10),
+    predictor=FitConfig(200, 64, 5e-3, 10),
+    macro=FitConfig(300, 64, 5e-3, 10),
+    min_gap=1,
+    max_gap=2,
+    rollout_steps=4,
+    macro_steps=2,
+)
+
+
+def make_world(episodes: int, seed: int, length: int = LENGTH) -> tuple[Clips, Tensor]:
+    """An arm of two joints and an object in the plane: each moves by 0.5 of its two actions.
+
+    The image latent is a fixed mix of both and noise. Returns the clips and the object's positions (F, 2).
+    """
+    g = torch.Generator().manual_seed(seed)
+    action = 2 * torch.rand(episodes, length, 4, generator=g) - 1
+    start = torch.randn(episodes, 1, 4, generator=g)
+    path = torch.cat([start, start + 0.5 * action[:, :-1].cumsum(1)], dim=1).flatten(0, 1)  # (F, 4): arm, object
+    mix = torch.randn(4, 8, generator=torch.Generator().manual_seed(99))
+    z = path @ mix + 0.02 * torch.randn(len(path), 8, generator=g)
+    at = np.arange(len(path))
+
+    def starts(count: int) -> np.ndarray:
+        return at[at % length + count <= length]
+
+    return Clips(z, 3.0 + 2.0 * path[:, :2], action.flatten(0, 1), starts), path[:, 2:]
+
+
+def fresh_model() -> WorldModel:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        encoder = EncoderConfig(image_size=16, channels=(2, 2), num_keypoints=2, hidden=4, latent_dim=8)
+        return WorldModel(encoder, SIZES)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[WorldModel, Path]:
+    model, folder = fresh_model(), tmp_path_factory.mktemp("whole")
+    train_heads(model, make_world(200, seed=0)[0], CONFIG, seed=0, folder=folder)
+    return model.requires_grad_(False), folder
+
+
+@pytest.fixture(scope="module")
+def held_out() -> tuple[Clips, Tensor]:
+    return make_world(60, seed=1)
+
+
+def clip(states: Tensor, length: int) -> Tensor:
+    """(F, D) -> the first frames of each episode, (E, length, D)."""
+    return states.unflatten(0, (-1, LENGTH))[:, :length]
+
+
+def unexplained(features: Tensor, targets: Tensor) -> float:
+    """Share of the targets' variance that a linear map of the features leaves, in the worst column."""
+    x = torch.cat([features, torch.ones(len(features), 1)], dim=1)
+    error = targets - x @ torch.linalg.lstsq(x, targets).solution
+    return (error.var(0) / targets.var(0)).max().item()
+
+
+def test_code_and_arm_tell_where_the_object_is_and_the_code_says_little_of_the_arm(
+    trained: tuple[WorldModel, Path], held_out: tuple[Clips, Tensor]
+) -> None:
+    clips, objects = held_out
+    states = all_states(trained[0], clips)
+    code, arm = trained[0].split(states)
+    assert unexplained(states, objects) < 0.05
+    assert unexplained(code, objects) < 0.5 < unexplained(code, arm)
+    assert unexplained(arm, objects) > 0.9
+
+
+def test_code_and_arm_are_standardised_and_the_head_reads_the_arm(trained: tuple[WorldModel, Path]) -> None:
+    model, clips = trained[0], make_world(200, seed=0)[0]
+    code, arm = model.split(all_states(model, clips))
+    torch.testing.assert_close(arm.mean(0), torch.zeros(2), atol=1e-3, rtol=0)
+    torch.testing.assert_close(arm.std(0), torch.ones(2), atol=1e-3, rtol=0)
+    torch.testing.assert_close(code.mean(0), torch.zeros(3), atol=1e-3, rtol=0)
+    assert code.var(0).mean().item() == pytest.approx(1, rel=1e-3)
+    assert (model.proprio_head(clips.z) - arm).square().mean() < 0.02
+
+
+def test_the_predictor_rolls_out_far_better_than_persistence(
+    trained: tuple[WorldModel, Path], held_out: tuple[Clips, Tensor]
+) -> None:
+    model, clips = trained[0], held_out[0]
+    states, actions = clip(all_states(model, clips), 6), clip(clips.action, 5)
+    s = states[:, 0]
+    for t in range(5):
+        s = model.predictor.step(s, actions[:, t])
+    for predicted, still, true in zip(
+        model.split(s), model.split(states[:, 0]), model.split(states[:, -1]), strict=True
+    ):
+        assert (predicted - true).square().mean() < 0.1 * (still - true).square().mean()
+
+
+def test_macro_actions_predict_the_chunks_end_and_give_its_actions_back(
+    trained: tuple[WorldModel, Path], held_out: tuple[Clips, Tensor]
+) -> None:
+    """What the state shows of a chunk, the sum of its actions, survives; the rest is worth nats as well."""
+    model, clips = trained[0], held_out[0]
+    states, chunk = clip(all_states(model, clips), 3), clip(clips.action, 2)
+    macro, _ = model.macro.posterior(states[:, 0], chunk)
+    end = model.macro.step(states[:, 0], macro)
+    assert (end - states[:, 2]).square().mean() < 0.1 * (states[:, 0] - states[:, 2]).square().mean()
+    decoded = model.macro.decode(states[:, 0], macro)
+    assert (decoded - chunk).square().mean() < 0.6 * chunk.square().mean()
+    total = chunk.sum(1)
+    assert (decoded.sum(1) - total).square().mean() < 0.2 * total.square().mean()
+    assert 0.3 < macro.square().mean() < 1.5  # as N(0, 1) has it
+
+
+def test_scenes_are_compared_by_the_object_and_not_by_the_arm(
+    trained: tuple[WorldModel, Path], held_out: tuple[Clips, Tensor]
+) -> None:
+    model, states = trained[0], all_states(trained[0], held_out[0])
+    other = states.roll(LENGTH, 0)  # the same step of another episode
+    (code, arm), (other_code, other_arm) = model.split(states), model.split(other)
+    another_arm = model.scene_distance(states, torch.cat([code, other_arm], dim=-1)).mean()
+    another_scene = model.scene_distance(states, torch.cat([other_code, arm], dim=-1)).mean()
+    assert another_arm < 0.3 * another_scene
+    assert model.scene_distance(states, other).mean().item() == pytest.approx(1, abs=0.3)
+
+
+def test_scene_noise_is_the_median_distance_after_one_chunk(trained: tuple[WorldModel, Path]) -> None:
+    model, clips = trained[0], make_world(200, seed=0)[0]
+    states = all_states(model, clips)
+    starts = torch.from_numpy(clips.starts(3))
+    chunks = torch.stack([clips.action[starts], clips.action[starts + 1]], dim=1)
+    end = model.macro.step(states[starts], model.macro.posterior(states[starts], chunks)[0])
+    expected = model.scene_distance(end, states[starts + 2]).median().item()
+    assert model.scene_noise.item() == pytest.approx(expected, rel=0.1)
+
+
+def test_interrupted_and_resumed_is_the_same_as_never_interrupted(
+    trained: tuple[WorldModel, Path], tmp_path: Path
+) -> None:
+    clips = make_world(200, seed=0)[0]
+
+    def ctrl_c_in(stage: str, at: int):
+        def progress(name: str, step: int, steps: int, losses: object) -> None:
+            if (name, step) == (stage, at):
+                raise KeyboardInterrupt
+
+        return progress
+
+    for stage, at in (("scene", 100), ("distance", 20), ("predictor", 200), ("macro", 20)):
+        with pytest.raises(KeyboardInterrupt):
+            train_heads(fresh_model(), clips, CONFIG, seed=0, folder=tmp_path, progress=ctrl_c_in(stage, at))
+    resumed = fresh_model()
+    train_heads(resumed, clips, CONFIG, seed=0, folder=tmp_path)
+    for (name, tensor), whole in zip(resumed.state_dict().items(), trained[0].state_dict().values(), strict=True):
+        assert torch.equal(tensor, whole), name
+
+
+def test_stages_are_reported_in_their_order(tmp_path: Path) -> None:
+    stages = ("scene", "distance", "predictor", "macro")
+    quick = replace(CONFIG, **{stage: FitConfig(21, 8) for stage in stages})
+    seen = []
+    train_heads(
+        fresh_model(), make_world(5, seed=0)[0], quick, seed=0, folder=tmp_path,
+        progress=lambda stage, step, steps, losses: seen.append((stage, step, steps)),
+    )  # fmt: skip
+    assert seen == [(stage, step, 21) for stage in stages for step in (20, 21)]
+
+
+def test_other_settings_and_short_episodes_are_refused(trained: tuple[WorldModel, Path], tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match="other settings"):
+        train_heads(fresh_model(), make_world(5, seed=0)[0], CONFIG, seed=1, folder=trained[1])
+    short = make_world(5, seed=0, length=4)[0]
+    quick = replace(CONFIG, scene=FitConfig(1, 8), distance=FitConfig(1, 8))
+    with pytest.raises(InvalidInputError, match="no episode has the 4 actions"):
+        train_heads(fresh_model(), short, quick, seed=0, folder=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "values", [{"latent_noise": 0.0}, {"action_noise": -1.0}, {"start_noise": -0.1}, {"rollout_steps": 0}]
+)
+def test_impossible_settings_are_refused(values: dict) -> None:
+    with pytest.raises(InvalidInputError):
+        TrainConfig(**values)
