@@ -72,7 +72,8 @@ class AgentConfig:
     def __post_init__(self) -> None:
         if self.planner not in ("hierarchy", "flat"):
             raise UnknownNameError("planner", self.planner, ["hierarchy", "flat"])
-        if min(self.code_weight, self.arm_weight, self.subgoal_arm_weight, self.macro_penalty) < 0 or self.fine_std <= 0:
+        weights = (self.code_weight, self.arm_weight, self.subgoal_arm_weight, self.macro_penalty)
+        if min(weights) < 0 or self.fine_std <= 0:
             raise InvalidInputError("weights must be at least 0 and fine_std positive")
         if self.execute_steps < 1 or self.coarse_horizon < 1:
             raise InvalidInputError("execute_steps and coarse_horizon must be at least 1")

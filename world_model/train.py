@@ -33,6 +33,7 @@ class TrainConfig:
         state_noise: σ_s, the same for predicted states of the coarse level.
         action_noise: σ_a, the same for decoded actions; about the noise that play itself has.
         min_gap, max_gap: control steps between the states of a pair.
+        imagined_std: standard deviation of the macro-actions on which the coarse dynamics learn from the fine ones.
         rollout_steps, macro_steps: steps that predictions are rolled out over in training.
         start_noise: standard deviation of what is added to a rollout's first state.
         num_threads: CPU threads.
@@ -45,6 +46,7 @@ class TrainConfig:
     latent_noise: float = 0.1
     state_noise: float = 0.1
     action_noise: float = 0.2
+    imagined_std: float = 1.5
     min_gap: int = 5
     max_gap: int = 15
     rollout_steps: int = 10
@@ -193,8 +195,15 @@ def _macro_stage(model: WorldModel, clips: Clips, config: TrainConfig) -> _Stage
         for k in range(config.macro_steps):
             s = macro.step(s, m[:, k])
             rollout.append(s)
+        # The search will try macro-actions that play did not: there, decoded actions and fine dynamics are the teacher.
+        imagined = config.imagined_std * torch.randn(mean[:, 0].shape, generator=generator).to(mean)
+        with torch.no_grad():
+            taught = at[:, 0]
+            for action in macro.decode(at[:, 0], imagined).unbind(1):
+                taught = model.predictor.step(taught, action)
         return {
             "prediction": gaussian_nll(torch.stack(rollout, dim=1), at[:, 1:], config.state_noise),
+            "imagined": gaussian_nll(macro.step(at[:, 0], imagined), taught, config.state_noise),
             "actions": gaussian_nll(macro.decode(at[:, :-1], m), chunks, config.action_noise, event_dims=2),
             "kl": gaussian_kl(mean, log_var),
         }
