@@ -1,10 +1,10 @@
 """The agent: encode, plan over subgoals, act. Wires the world model to the planner.
 
-    E(s) = max(d(s, s_g), ε) + κ ‖u − u_g‖² + λ ‖p̃ − p̃_g‖²
+    E(s) = max(d(s, s_g), ε) + κ ‖z̃ − z̃_g‖² + λ ‖p̃ − p̃_g‖²
 
-d is the learned distance between arrangements of the scene, u the scene code and p̃ the robot's standardised
+d is the learned distance between arrangements of the scene, z̃ and p̃ the standardised image latent and
 proprioception (means of squares over dimensions); the goal's come from the goal image alone. ε is the model's own
-prediction error: below it the scene counts as arranged, and only the details of u and the arm's pose still matter.
+prediction error: below it the scene counts as arranged, and only details of the image and the arm's pose still matter.
 Towards a subgoal, which was predicted in full, the last two terms are enough.
 """
 
@@ -45,7 +45,7 @@ class AgentConfig:
         fine_samples, fine_iterations: of the CEM on actions towards the first subgoal.
         flat_horizon, flat_samples, flat_iterations: of the flat planner.
         execute_steps: actions executed of each plan.
-        code_weight, arm_weight: κ and λ, towards the goal.
+        latent_weight, arm_weight: κ and λ, towards the goal.
         subgoal_arm_weight: λ towards a subgoal, where κ is 1 and d does not count.
         macro_penalty: on squared macro-actions, the log-likelihood under play's prior.
         fine_std: initial standard deviation of the fine search around the decoded macro-action.
@@ -62,7 +62,7 @@ class AgentConfig:
     flat_samples: int = 256
     flat_iterations: int = 5
     execute_steps: int = 2
-    code_weight: float = 0.01
+    latent_weight: float = 0.01
     arm_weight: float = 0.02
     subgoal_arm_weight: float = 0.5
     macro_penalty: float = 0.0
@@ -72,7 +72,7 @@ class AgentConfig:
     def __post_init__(self) -> None:
         if self.planner not in ("hierarchy", "flat"):
             raise UnknownNameError("planner", self.planner, ["hierarchy", "flat"])
-        weights = (self.code_weight, self.arm_weight, self.subgoal_arm_weight, self.macro_penalty)
+        weights = (self.latent_weight, self.arm_weight, self.subgoal_arm_weight, self.macro_penalty)
         if min(weights) < 0 or self.fine_std <= 0:
             raise InvalidInputError("weights must be at least 0 and fine_std positive")
         if self.execute_steps < 1 or self.coarse_horizon < 1:
@@ -215,15 +215,15 @@ class Agent:
         assert self._goal is not None
         goal, c = self._goal[0], self.config
         scene = self.model.scene_distance(states, goal).clamp_min(self.model.scene_noise)
-        return scene + self._difference(states, goal, c.code_weight, c.arm_weight)
+        return scene + self._difference(states, goal, c.latent_weight, c.arm_weight)
 
     def subgoal_energy(self, states: Tensor, subgoal: Tensor) -> Tensor:
         """Energy to a predicted subgoal: states (..., D), subgoal broadcastable -> (...), unitless."""
         return self._difference(states, subgoal, 1.0, self.config.subgoal_arm_weight)
 
-    def _difference(self, states: Tensor, target: Tensor, code_weight: float, arm_weight: float) -> Tensor:
-        code, arm = self.model.split((states - target).square())
-        return code_weight * code.mean(-1) + arm_weight * arm.mean(-1)
+    def _difference(self, states: Tensor, target: Tensor, latent_weight: float, arm_weight: float) -> Tensor:
+        latent, arm = self.model.split((states - target).square())
+        return latent_weight * latent.mean(-1) + arm_weight * arm.mean(-1)
 
     def _plan_hierarchy(
         self, state: Tensor, previous: HierarchyPlan | None, executed: int, deadline_s: float | None

@@ -62,8 +62,8 @@ def describe(config: InfoConfig, *, weights: str, data: Path | None, out: Path |
     training = training.get("training", training)
     metrics = checkpoint.metrics
     if data is not None:
-        dataset, *split = load_split(data, config.max_episodes or training.get("episodes"), with_truth=True)
-        metrics = measure(model, dataset, *split, config.measure, seed=seed, device=device)
+        dataset, train, held_out = load_split(data, config.max_episodes or training.get("episodes"), with_truth=True)
+        metrics = measure(model, dataset, train, held_out, config.measure, seed=seed, device=device)
     facts = {
         "weights": str(weights),
         "commit": checkpoint.commit,
@@ -88,7 +88,9 @@ def _parameters(model: WorldModel | KeypointEncoder) -> dict[str, int]:
 
 def _markdown(facts: dict[str, Any], checkpoint: Checkpoint) -> str:
     parameters, metrics = facts["parameters"], dict(facts["metrics"])
-    sizes = {name: checkpoint.config[name] for name in ("encoder", "model") if name in checkpoint.config}
+    sizes: dict[str, Any] = {
+        name: checkpoint.config[name] for name in ("encoder", "model") if name in checkpoint.config
+    }
     sections = [
         f"# {facts['weights']}",
         "## Size",

@@ -237,7 +237,7 @@ class _Measuring:
         wrong = (model.predictor.step(pair[:, 0], action[:, 0]) - pair[:, 1]).square()
         still = (pair[:, 0] - pair[:, 1]).square()
         rows = []
-        for part, error, change in zip(("scene code", "arm"), model.split(wrong), model.split(still), strict=True):
+        for part, error, change in zip(("image latent", "arm"), model.split(wrong), model.split(still), strict=True):
             error = error.mean(-1)  # (B,)
             p95 = error.quantile(0.95).item()
             rows.append({"part": part, "mean": error.mean().item(), "p95": p95, "persistence": change.mean().item()})

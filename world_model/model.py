@@ -1,9 +1,9 @@
-"""The world model: a frozen encoder, the scene code, and dynamics at two timescales.
+"""The world model: a frozen encoder, a distance between scenes, and dynamics at two timescales.
 
-    s = [u, p̃],  u = code(enc(image)),  p̃ = (p − mean) / std        s_{t+1} = f(s_t, a_t),   s_{t+C} = F(s_t, m_t)
+    s = [z̃, p̃],  z = enc(image),  ~ standardised over play,        s_{t+1} = f(s_t, a_t),   s_{t+C} = F(s_t, m_t)
 
-The state that is planned in has two parts that are predicted together and costed apart: what the image shows
-beside the robot, and the robot's proprioception. A goal image comes without proprioception, so a head reads it
+The state that is planned in has two parts that are predicted together and costed apart: the image's latent and the
+robot's proprioception. A goal image comes without proprioception, so a head reads it
 off the image.
 """
 
@@ -30,7 +30,6 @@ from latent_mpc.world_model.encoder import EncoderConfig, KeypointEncoder
 from latent_mpc.world_model.layers import mlp
 from latent_mpc.world_model.macro import MacroActionModel
 from latent_mpc.world_model.predictor import LatentPredictor
-from latent_mpc.world_model.scene_code import SceneCoder
 from latent_mpc.world_model.scene_distance import SceneDistance
 
 
@@ -40,9 +39,8 @@ class ModelConfig:
 
     Attributes:
         proprio_dim, action_dim: widths of the robot's proprioception and action.
-        code_dim: width U of the scene code.
         embedding_dim: width of the embedding in which scenes are compared.
-        head_width: hidden width of scene coder, proprioception head and scene distance.
+        head_width: hidden width of the proprioception head and of the scene distance.
         predictor_width, predictor_blocks: the one-step dynamics.
         macro_dim: width M of a macro-action; chunk_length: actions C in it.
         macro_width, macro_blocks: the macro-action model.
@@ -50,7 +48,6 @@ class ModelConfig:
 
     proprio_dim: int = 6
     action_dim: int = 5
-    code_dim: int = 16
     embedding_dim: int = 8
     head_width: int = 256
     predictor_width: int = 256
@@ -58,7 +55,7 @@ class ModelConfig:
     macro_dim: int = 8
     chunk_length: int = 5
     macro_width: int = 256
-    macro_blocks: int = 3
+    macro_blocks: int = 2
 
     def __post_init__(self) -> None:
         if min(asdict(self).values()) < 1:
@@ -66,7 +63,7 @@ class ModelConfig:
 
 
 class WorldModel(nn.Module):
-    """All parts under one name; `state_dim` is D = U + P."""
+    """All parts under one name; `state_dim` is D = Z + P."""
 
     proprio_mean: Tensor
     proprio_std: Tensor
@@ -75,11 +72,10 @@ class WorldModel(nn.Module):
     def __init__(self, encoder_config: EncoderConfig, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.state_dim = config.code_dim + config.proprio_dim
-        latent_dim = encoder_config.latent_dim
+        self.latent_dim = encoder_config.latent_dim
+        self.state_dim = self.latent_dim + config.proprio_dim
         self.encoder = KeypointEncoder(encoder_config)
-        self.scene_coder = SceneCoder(latent_dim, config.code_dim, config.proprio_dim, config.head_width)
-        self.proprio_head = mlp(latent_dim, config.head_width, config.proprio_dim, depth=2)
+        self.proprio_head = mlp(self.latent_dim, config.head_width, config.proprio_dim, depth=2)
         self.scene_distance = SceneDistance(self.state_dim, config.proprio_dim, config.embedding_dim, config.head_width)
         self.predictor = LatentPredictor(
             self.state_dim, config.action_dim, config.predictor_width, config.predictor_blocks
@@ -92,6 +88,8 @@ class WorldModel(nn.Module):
             config.macro_width,
             config.macro_blocks,
         )
+        self.register_buffer("latent_mean", torch.zeros(self.latent_dim))
+        self.register_buffer("latent_std", torch.ones(self.latent_dim))
         self.register_buffer("proprio_mean", torch.zeros(config.proprio_dim))
         self.register_buffer("proprio_std", torch.ones(config.proprio_dim))
         # Scene distance between predicted and true states one chunk ahead: differences below it are noise.
@@ -104,15 +102,16 @@ class WorldModel(nn.Module):
     def observe_goal(self, images: Tensor) -> Tensor:
         """Goal images uint8 (B, H, W, 3) -> states (B, D), the proprioception inferred from the image."""
         z = self.encoder(images)
-        return torch.cat([self.scene_coder(z), self.proprio_head(z)], dim=-1)
+        return torch.cat([(z - self.latent_mean) / self.latent_std, self.proprio_head(z)], dim=-1)
 
     def state(self, z: Tensor, proprio: Tensor) -> Tensor:
         """Image latents (B, Z) and proprioception (B, P) -> states (B, D)."""
-        return torch.cat([self.scene_coder(z), (proprio - self.proprio_mean) / self.proprio_std], dim=-1)
+        parts = (z - self.latent_mean) / self.latent_std, (proprio - self.proprio_mean) / self.proprio_std
+        return torch.cat(parts, dim=-1)
 
     def split(self, state: Tensor) -> tuple[Tensor, Tensor]:
-        """State (..., D) -> scene code (..., U), standardised proprioception (..., P)."""
-        return state[..., : self.config.code_dim], state[..., self.config.code_dim :]
+        """State (..., D) -> standardised image latent (..., Z) and proprioception (..., P)."""
+        return state[..., : self.latent_dim], state[..., self.latent_dim :]
 
 
 def save_world_model(folder: Path, model: WorldModel, metrics: dict[str, Any], training: dict[str, Any]) -> None:

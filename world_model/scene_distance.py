@@ -20,7 +20,7 @@ from latent_mpc.world_model.layers import mlp
 
 
 class SceneDistance(nn.Module):
-    """Distance between states s = [u, p̃], scaled to a mean of 1 between unrelated states of play."""
+    """Distance between states s = [z̃, p̃], scaled to a mean of 1 between unrelated states of play."""
 
     scale: Tensor
 

@@ -1,4 +1,4 @@
-"""Trains everything after the encoder on its frozen latents: scene code, dynamics, macro-actions."""
+"""Trains everything after the encoder on its frozen latents: where the arm is, scene distance, dynamics, macro-actions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from latent_mpc.world_model.losses import contrastive_loss, gaussian_kl, gaussia
 from latent_mpc.world_model.model import WorldModel
 
 Progress = Callable[[str, int, int, Mapping[str, float]], None]  # stage, step, of steps, losses
-MIN_PROPRIO_STD = 0.01
+MIN_STD = 0.01
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,9 @@ class TrainConfig:
     """How each stage is trained.
 
     Attributes:
-        scene, distance: batches of frames, and of pairs of states.
+        proprio, distance: batches of frames, and of pairs of states.
         predictor, macro: clips of `rollout_steps` actions, and of `macro_steps` chunks.
-        latent_noise: σ_z, what counts as noise in the image latent; smaller keeps finer detail in the scene code.
-        state_noise: σ_s, the same for predicted states of the coarse level.
+        state_noise: σ_s, what counts as noise in the predicted states of the coarse level.
         action_noise: σ_a, the same for decoded actions; about the noise that play itself has.
         min_gap, max_gap: control steps between the states of a pair.
         imagined_std: standard deviation of the macro-actions on which the coarse dynamics learn from the fine ones.
@@ -39,12 +38,11 @@ class TrainConfig:
         num_threads: CPU threads.
     """
 
-    scene: FitConfig = field(default_factory=lambda: FitConfig(steps=6000, batch_size=256, learning_rate=2e-3))
+    proprio: FitConfig = field(default_factory=lambda: FitConfig(steps=2000, batch_size=256, learning_rate=2e-3))
     distance: FitConfig = field(default_factory=lambda: FitConfig(steps=4000, batch_size=256, learning_rate=2e-3))
     predictor: FitConfig = field(default_factory=lambda: FitConfig(steps=4000, batch_size=128, learning_rate=2e-3))
     macro: FitConfig = field(default_factory=lambda: FitConfig(steps=5000, batch_size=128, learning_rate=2e-3))
-    latent_noise: float = 0.1
-    state_noise: float = 0.1
+    state_noise: float = 0.3
     action_noise: float = 0.2
     imagined_std: float = 1.5
     min_gap: int = 5
@@ -55,10 +53,8 @@ class TrainConfig:
     num_threads: int = 1
 
     def __post_init__(self) -> None:
-        if min(self.latent_noise, self.state_noise, self.action_noise) <= 0 or self.start_noise < 0:
-            raise InvalidInputError(
-                "latent_noise, state_noise and action_noise must be positive, start_noise at least 0"
-            )
+        if min(self.state_noise, self.action_noise) <= 0 or self.start_noise < 0:
+            raise InvalidInputError("state_noise and action_noise must be positive, start_noise at least 0")
         if not 1 <= self.min_gap <= self.max_gap:
             raise InvalidInputError(f"need 1 <= min_gap <= max_gap, got {self.min_gap} and {self.max_gap}")
         if min(self.rollout_steps, self.macro_steps, self.num_threads) < 1:
@@ -83,7 +79,7 @@ class Clips:
 def train_heads(
     model: WorldModel, clips: Clips, config: TrainConfig, *, seed: int, folder: Path, progress: Progress | None = None
 ) -> None:
-    """Train scene coder, proprioception head, predictor and macro-actions of `model` in place, one after the other.
+    """Train proprioception head, scene distance, predictor and macro-actions of `model` in place, one after the other.
 
     Each stage keeps its state in a folder of its own below `folder` and resumes from it.
 
@@ -94,9 +90,9 @@ def train_heads(
     threads_before = torch.get_num_threads()
     torch.set_num_threads(config.num_threads)
     try:
-        _standardise_proprio(model, clips.proprio)
+        _standardise(model, clips)
         stages: list[tuple[str, FitConfig, Callable[[], _Stage]]] = [
-            ("scene", config.scene, lambda: _scene_stage(model, clips, config)),
+            ("proprio", config.proprio, lambda: _proprio_stage(model, clips, config)),
             ("distance", config.distance, lambda: _distance_stage(model, clips, config)),
             ("predictor", config.predictor, lambda: _predictor_stage(model, clips, config)),
             ("macro", config.macro, lambda: _macro_stage(model, clips, config)),
@@ -112,9 +108,7 @@ def train_heads(
                 settings={"seed": seed, "train": asdict(config), "model": asdict(model.config)},
                 progress=None if progress is None else functools.partial(_report, progress, name, fit_config.steps),
             )
-            if name == "scene":
-                _standardise_code(model, clips.z)
-            elif name == "distance":
+            if name == "distance":
                 _standardise_distance(model, clips, seed)
         model.scene_noise.fill_(_chunk_error(model, clips, seed))
     finally:
@@ -128,25 +122,14 @@ def _report(progress: Progress, name: str, steps: int, step: int, terms: Mapping
     progress(name, step, steps, terms)
 
 
-def _scene_stage(model: WorldModel, clips: Clips, config: TrainConfig) -> _Stage:
-    coder, head = model.scene_coder, model.proprio_head
-    proprio = (clips.proprio - model.proprio_mean) / model.proprio_std
-    frames = torch.from_numpy(clips.starts(1))
+def _proprio_stage(model: WorldModel, clips: Clips, config: TrainConfig) -> _Stage:
+    proprio, frames = (clips.proprio - model.proprio_mean) / model.proprio_std, _starts(clips, 0)
 
     def losses(generator: torch.Generator) -> dict[str, Tensor]:
-        index = frames[torch.randint(len(frames), (config.scene.batch_size,), generator=generator)]
-        z, p = clips.z[index], proprio[index]
-        mean, log_var = coder.posterior(z)
-        noise = torch.randn(mean.shape, generator=generator).to(mean)
-        code = mean + noise * (0.5 * log_var).exp()
-        decoded = coder.decoder(torch.cat([code, p], dim=-1))
-        return {
-            "reconstruction": gaussian_nll(decoded, z, config.latent_noise),
-            "kl": gaussian_kl(mean, log_var),
-            "proprio": F.mse_loss(head(z), p),
-        }
+        index = frames[torch.randint(len(frames), (config.proprio.batch_size,), generator=generator)]
+        return {"proprio": F.mse_loss(model.proprio_head(clips.z[index]), proprio[index])}
 
-    return nn.ModuleList([coder, head]), losses
+    return model.proprio_head, losses
 
 
 def _distance_stage(model: WorldModel, clips: Clips, config: TrainConfig) -> _Stage:
@@ -243,17 +226,11 @@ def all_states(model: WorldModel, clips: Clips, batch_size: int = 4096) -> Tenso
     return torch.cat([model.state(z, p) for z, p in pairs])
 
 
-def _standardise_proprio(model: WorldModel, proprio: Tensor) -> None:
-    model.proprio_mean.copy_(proprio.mean(0))
-    model.proprio_std.copy_(proprio.std(0).clamp_min(MIN_PROPRIO_STD))
-
-
-@torch.no_grad()
-def _standardise_code(model: WorldModel, z: Tensor) -> None:
-    """Scale the code by one number, so that its dimensions keep their relative weight; centre it."""
-    means = torch.cat([model.scene_coder.posterior(part)[0] for part in z.split(4096)])
-    model.scene_coder.code_mean.copy_(means.mean(0))
-    model.scene_coder.code_std.copy_(means.std(0).square().mean().sqrt().expand_as(means[0]))
+def _standardise(model: WorldModel, clips: Clips) -> None:
+    model.latent_mean.copy_(clips.z.mean(0))
+    model.latent_std.copy_(clips.z.std(0).clamp_min(MIN_STD))
+    model.proprio_mean.copy_(clips.proprio.mean(0))
+    model.proprio_std.copy_(clips.proprio.std(0).clamp_min(MIN_STD))
 
 
 @torch.no_grad()
