@@ -236,7 +236,7 @@ class Search:
     def take(self, candidates: Tensor, index: Tensor) -> Tensor:
         """candidates (B, S, ...), index (B, E) -> (B, E, ...)."""
         if self.batch == 1:
-            return candidates[0].index_select(0, index[0])[None]
+            return candidates.index_select(1, index[0])
         return candidates[self._offsets, index]
 
     def report(self, mean: Tensor, std: Tensor, index: Tensor) -> None:
