@@ -1,9 +1,9 @@
 """What a world model has learnt, measured on play that it was not trained on, before anything is planned.
 
 Probes are fitted on training episodes and judged on validation episodes. Open loop, a clip's first state is rolled
-forward under the actions that were taken, and the probe of the scene code is asked where the objects are:
+forward under the actions that were taken, and the probe of the image latent is asked where the objects are:
 
-    e_k = ‖ probe(û_{t+k}) − y_{t+k} ‖       floor: the same with the true u_{t+k};   persistence: ‖ y_t − y_{t+k} ‖
+    e_k = ‖ probe(ẑ_{t+k}) − y_{t+k} ‖       floor: the same with the true z_{t+k};   persistence: ‖ y_t − y_{t+k} ‖
 
 True positions y come from the dataset's `truth`; no model sees them.
 """
@@ -78,9 +78,10 @@ def measure(
         progress: show progress bars on stderr.
     Returns:
         Plain values for JSON or YAML: `data` with counts, and rows of tables. `object_probe`: object errors for each
-        axis, read off the image latent, a random encoder's latent and the scene code. For a world model also
-        `arm`: what its proprioception head errs; `open_loop`: object errors of predictions; `surprise`: mean
-        squared one-step errors of the standardised state, against those of predicting no change.
+        axis, read off the image latent, a random encoder's latent and the embedding in which a world model compares
+        scenes. For a world model also `arm`: what its proprioception head errs; `open_loop`: object errors of
+        predictions; `surprise`: mean squared one-step errors of the standardised state, against those of predicting
+        no change.
     Raises:
         InvalidInputError: the dataset has no truth, does not fit the model, or its episodes are too short.
     """
@@ -123,7 +124,8 @@ class _Measuring:
     def run(self) -> dict[str, Any]:
         with tqdm(total=2 + isinstance(self.model, WorldModel), unit="probe", disable=not self.progress) as bar:
             z_train, z = self._encode(self.encoder, self.train, bar), self._encode(self.encoder, self.held, bar)
-            rows = self._probe_rows("image latent", self._fit(z_train, bar), z)
+            probe = self._fit(z_train, bar)
+            rows = self._probe_rows("image latent", probe, z)
             null = self._random_encoder()
             null_train, null_z = self._encode(null, self.train, bar), self._encode(null, self.held, bar)
             rows += self._probe_rows("random encoder", self._fit(null_train, bar), null_z)
@@ -137,10 +139,11 @@ class _Measuring:
                 "object_probe": rows,
             }
             if isinstance(self.model, WorldModel):
+                states = self._states(self.model, z, self.held)
                 with torch.no_grad():
-                    codes, states = self.model.scene_coder(z_train), self.model.state(z, self._proprio(self.held))
-                probe = self._fit(codes, bar)
-                rows += self._probe_rows("scene code", probe, self.model.split(states)[0])
+                    embed = self.model.scene_distance.embedding
+                    embedded = embed(self._states(self.model, z_train, self.train)), embed(states)
+                rows += self._probe_rows("scene embedding", self._fit(embedded[0], bar), embedded[1])
                 report["arm"] = self._arm(self.model, z)
                 report["open_loop"] = self._open_loop(self.model, probe, states)
                 report["surprise"] = self._surprise(self.model, states)
@@ -172,6 +175,10 @@ class _Measuring:
 
     def _proprio(self, frames: NDArray[np.int64]) -> Tensor:
         return torch.from_numpy(self.dataset.proprio[frames]).to(self.device)
+
+    @torch.no_grad()
+    def _states(self, model: WorldModel, z: Tensor, frames: NDArray[np.int64]) -> Tensor:
+        return model.state(z, self._proprio(frames))
 
     def _probe_rows(self, features: str, probe: Probe, held_features: Tensor) -> list[dict[str, Any]]:
         predicted = probe(held_features).cpu().unflatten(1, (-1, 3))  # (F, N, 3)
@@ -205,7 +212,8 @@ class _Measuring:
         moved = (truth[:, -1] - truth[:, 0]).norm(dim=-1) > self.config.moved_m  # (B, N), over the whole horizon
 
         def seen(state: Tensor) -> Tensor:
-            return probe(model.split(state)[0]).cpu().unflatten(1, (-1, 3))  # (B, N, 3)
+            z = model.split(state)[0] * model.latent_std + model.latent_mean
+            return probe(z).cpu().unflatten(1, (-1, 3))  # (B, N, 3)
 
         rows = []
         for level, steps, predicted in _predictions(model, clip_states, actions):

@@ -20,7 +20,7 @@ def model() -> WorldModel:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         encoder = EncoderConfig(image_size=16, channels=(2, 2), num_keypoints=2, hidden=4, latent_dim=4)
-        model = WorldModel(encoder, ModelConfig(proprio_dim=2, code_dim=3, head_width=4))
+        model = WorldModel(encoder, ModelConfig(proprio_dim=2, head_width=4))
     return model.requires_grad_(False)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -17,7 +18,6 @@ ENCODER = EncoderConfig(image_size=32, channels=(3, 4), num_keypoints=5, hidden=
 SIZES = ModelConfig(
     proprio_dim=6,
     action_dim=4,
-    code_dim=3,
     embedding_dim=2,
     head_width=12,
     predictor_width=12,
@@ -31,10 +31,10 @@ def model() -> WorldModel:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = WorldModel(ENCODER, SIZES)
-        for tensor in (*model.parameters(), model.proprio_mean, model.scene_coder.code_mean):
+        for tensor in (*model.parameters(), model.proprio_mean, model.latent_mean):
             torch.nn.init.normal_(tensor, std=0.3)
     model.proprio_std.fill_(2.0)
-    model.scene_coder.code_std.fill_(0.5)
+    model.latent_std.fill_(0.5)
     model.scene_noise.fill_(0.25)
     return model.requires_grad_(False).eval()
 
@@ -49,36 +49,58 @@ def proprio() -> torch.Tensor:
     return torch.randn(4, 6, generator=torch.Generator().manual_seed(1))
 
 
-def test_a_state_is_the_code_and_the_standardised_proprioception(
+def test_a_state_is_the_standardised_latent_and_proprioception(
     model: WorldModel, images: torch.Tensor, proprio: torch.Tensor
 ) -> None:
     state = model.observe(images, proprio)
-    assert state.shape == (4, 9) and model.state_dim == 9
-    code, arm = model.split(state)
-    torch.testing.assert_close(arm, (proprio - model.proprio_mean) / 2.0)
+    assert state.shape == (4, 13) and model.state_dim == 13
+    latent, arm = model.split(state)
     z = model.encoder(images)
-    mean, log_var = model.scene_coder.posterior(z)
-    assert mean.shape == log_var.shape == (4, 3)
-    torch.testing.assert_close(code, (mean - model.scene_coder.code_mean) / 0.5)
+    torch.testing.assert_close(latent, (z - model.latent_mean) / 0.5)
+    torch.testing.assert_close(arm, (proprio - model.proprio_mean) / 2.0)
     torch.testing.assert_close(model.state(z, proprio), state)
     torch.testing.assert_close(torch.cat(model.split(state[None]), dim=-1), state[None])
 
 
-def test_a_goal_has_the_same_code_and_its_arm_is_read_off_the_image(
+def test_a_goal_has_the_same_latent_and_its_arm_is_read_off_the_image(
     model: WorldModel, images: torch.Tensor, proprio: torch.Tensor
 ) -> None:
     goal = model.observe_goal(images)
-    assert goal.shape == (4, 9)
+    assert goal.shape == (4, 13)
     torch.testing.assert_close(model.split(goal)[0], model.split(model.observe(images, proprio))[0])
     torch.testing.assert_close(model.split(goal)[1], model.proprio_head(model.encoder(images)))
+
+
+def test_the_distance_is_one_of_pairs_and_scaled(
+    model: WorldModel, images: torch.Tensor, proprio: torch.Tensor
+) -> None:
+    states, distance = model.observe(images, proprio), model.scene_distance
+    table = distance(states[:, None], states[None])
+    assert table.shape == (4, 4) and (table.diagonal() == 0).all() and table[0, 1] > 0
+    torch.testing.assert_close(table, table.T)
+    distance.scale.fill_(2.0)
+    torch.testing.assert_close(distance(states[:, None], states[None]), table / 2)
+
+
+def test_the_contrast_forgives_what_moved_and_adds_the_arm(model: WorldModel) -> None:
+    """Similarity is -α ln(1 + d) less an arm's term that sees the proprioception alone."""
+    distance = model.scene_distance
+    distance.log_sharpness.fill_(0.7)
+    g = torch.Generator().manual_seed(3)
+    first, second = torch.randn(2, 5, 13, generator=g)
+    other = torch.cat([second[:, :7], first[:, 7:]], dim=-1)  # its arms are those of `first`
+    far = distance(first[:, None], other[None])
+    scene = distance.similarity(first, other) + np.exp(0.7) * torch.log1p(far)
+    torch.testing.assert_close(scene.diagonal(), torch.zeros(5), atol=1e-4, rtol=0)
+    torch.testing.assert_close(scene, scene.T, atol=1e-4, rtol=1e-4)
 
 
 def test_the_dynamics_take_any_leading_dimensions(model: WorldModel) -> None:
     g = torch.Generator().manual_seed(2)
     predictor: Predictor = model.predictor
     macro: MacroModel = model.macro
-    state, action, m = (torch.randn(2, 3, width, generator=g) for width in (9, 4, 5))
-    assert predictor.step(state, action).shape == macro.step(state, m).shape == (2, 3, 9)
+    state, action, m = (torch.randn(2, 3, width, generator=g) for width in (13, 4, 5))
+    assert predictor.step(state, action).shape == macro.step(state, m).shape == (2, 3, 13)
     torch.testing.assert_close(predictor.step(state, action)[1, 2], predictor.step(state[1, 2], action[1, 2]))
     chunk = macro.decode(state, 50 * m)
     assert chunk.shape == (2, 3, SIZES.chunk_length, 4) and chunk.abs().max() <= 1
@@ -87,7 +109,7 @@ def test_the_dynamics_take_any_leading_dimensions(model: WorldModel) -> None:
 
 
 def test_fresh_dynamics_predict_that_nothing_moves() -> None:
-    model, state = WorldModel(ENCODER, SIZES), torch.ones(1, 9)
+    model, state = WorldModel(ENCODER, SIZES), torch.ones(1, 13)
     assert torch.equal(model.predictor.step(state, torch.ones(1, 4)), state)
     assert torch.equal(model.macro.step(state, torch.ones(1, 5)), state)
 
@@ -117,7 +139,7 @@ def test_what_is_no_world_model_is_refused(model: WorldModel, tmp_path: Path) ->
     path = tmp_path / "model" / "model.yaml"
     header = yaml.safe_load(path.read_text())
     for section, key, value, message in [
-        ("model", "code_dim", 4, r"scene_coder.code_mean has shape \(3,\), not \(4,\)"),
+        ("model", "proprio_dim", 4, r"proprio_mean has shape \(6,\), not \(4,\)"),
         ("encoder", "image_size", 33, "multiple of 4"),
         ("model", "depth", 3, r"no keys \['depth'\]"),
     ]:
@@ -143,7 +165,7 @@ def test_a_header_cut_off_anywhere_is_refused_or_gives_the_same_model(model: Wor
     assert refused > 40
 
 
-@pytest.mark.parametrize("size", ["proprio_dim", "code_dim", "predictor_blocks", "chunk_length"])
+@pytest.mark.parametrize("size", ["proprio_dim", "embedding_dim", "predictor_blocks", "chunk_length"])
 def test_sizes_must_be_positive(size: str) -> None:
     with pytest.raises(InvalidInputError, match="at least 1"):
         ModelConfig(**{size: 0})

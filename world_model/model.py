@@ -65,6 +65,8 @@ class ModelConfig:
 class WorldModel(nn.Module):
     """All parts under one name; `state_dim` is D = Z + P."""
 
+    latent_mean: Tensor
+    latent_std: Tensor
     proprio_mean: Tensor
     proprio_std: Tensor
     scene_noise: Tensor
