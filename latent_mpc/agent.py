@@ -29,7 +29,8 @@ from latent_mpc.planner.planner import make_planner
 from latent_mpc.planner.rollout import rollout
 from latent_mpc.planner.search import Iteration
 from latent_mpc.planner.shift import shift
-from latent_mpc.types import InvalidInputError, Observation, Plan, UnknownNameError, check_image
+from latent_mpc.types import InvalidInputError, MacroModel, Observation, Plan, UnknownNameError, check_image
+from latent_mpc.world_model.macro import DecodedMacroActions
 from latent_mpc.world_model.model import WorldModel, load_world_model
 
 SHIPPED = Path(str(weights.__file__)).parent
@@ -41,6 +42,8 @@ class AgentConfig:
 
     Attributes:
         planner: "hierarchy" or "flat" (CEM on actions, `flat_horizon` steps, for comparison).
+        coarse_dynamics: what predicts where a macro-action leads: "decoded" (its actions, through the fine dynamics) or
+            "macro" (the coarse dynamics, five times cheaper and easier to exploit).
         coarse_horizon: macro-actions looked ahead; coarse_samples, coarse_iterations: of its CEM.
         fine_samples, fine_iterations: of the CEM on actions towards the first subgoal.
         flat_horizon, flat_samples, flat_iterations: of the flat planner.
@@ -53,9 +56,10 @@ class AgentConfig:
     """
 
     planner: str = "hierarchy"
-    coarse_horizon: int = 6
-    coarse_samples: int = 256
-    coarse_iterations: int = 5
+    coarse_dynamics: str = "decoded"
+    coarse_horizon: int = 5
+    coarse_samples: int = 192
+    coarse_iterations: int = 4
     fine_samples: int = 128
     fine_iterations: int = 3
     flat_horizon: int = 25
@@ -72,6 +76,8 @@ class AgentConfig:
     def __post_init__(self) -> None:
         if self.planner not in ("hierarchy", "flat"):
             raise UnknownNameError("planner", self.planner, ["hierarchy", "flat"])
+        if self.coarse_dynamics not in ("decoded", "macro"):
+            raise UnknownNameError("coarse dynamics", self.coarse_dynamics, ["decoded", "macro"])
         weights = (self.latent_weight, self.arm_weight, self.subgoal_arm_weight, self.macro_penalty)
         if min(weights) < 0 or self.fine_std <= 0:
             raise InvalidInputError("weights must be at least 0 and fine_std positive")
@@ -117,6 +123,9 @@ class Agent:
     def __init__(self, model: WorldModel, config: AgentConfig | None = None, device: str = "cpu") -> None:
         self.model, self.config, self.device = model.to(device), config or AgentConfig(), torch.device(device)
         c, m = self.config, model.config
+        self._coarse_model: MacroModel = (
+            DecodedMacroActions(model.macro, model.predictor) if c.coarse_dynamics == "decoded" else model.macro
+        )
         self._hierarchy = Hierarchy(
             coarse=[
                 CoarseLevel(
@@ -131,7 +140,7 @@ class Agent:
                         init_std=1.0,
                         device=device,
                     ),
-                    model.macro,
+                    self._coarse_model,
                     macro_penalty=c.macro_penalty,
                 )
             ],
@@ -240,7 +249,7 @@ class Agent:
             deadline_s=deadline_s,
             callbacks=[lambda it: last.__setitem__(0, it), lambda it: last.__setitem__(1, it)],
         )
-        coarse = rollout(self.model.macro, state, plan.plans[0].actions[:, None])[0, 0]  # (K, D)
+        coarse = rollout(self._coarse_model, state, plan.plans[0].actions[:, None])[0, 0]  # (K, D)
         self._record(plan, state, coarse, plan.subgoals[0], last, started)
         return plan
 

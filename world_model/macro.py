@@ -13,6 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from latent_mpc.types import Predictor
 from latent_mpc.world_model.layers import ResidualMLP, mlp
 
 
@@ -42,3 +43,23 @@ class MacroActionModel(nn.Module):
         """state (..., D), macro (..., M) -> actions (..., C, A) in [-1, 1]."""
         chunk = torch.tanh(self.decoder(torch.cat([state, macro], dim=-1)))
         return chunk.unflatten(-1, (self.chunk_length, self.action_dim))
+
+
+class DecodedMacroActions:
+    """The same macro-actions, but what they lead to is rolled out by the fine dynamics on the decoded actions.
+
+        s' = f(… f(s, â_1) …, â_C),   â = d(s, m)
+
+    C times the work of the coarse dynamics, and nothing between decoder and prediction for a search to exploit.
+    A `MacroModel` in the sense of types.py.
+    """
+
+    def __init__(self, macro: MacroActionModel, predictor: Predictor) -> None:
+        self.chunk_length, self.macro_dim = macro.chunk_length, macro.macro_dim
+        self.decode, self._predictor = macro.decode, predictor
+
+    def step(self, state: Tensor, macro: Tensor) -> Tensor:
+        """state (..., D), macro (..., M) -> state `chunk_length` steps later (..., D)."""
+        for action in self.decode(state, macro).unbind(-2):
+            state = self._predictor.step(state, action)
+        return state
