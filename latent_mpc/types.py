@@ -6,11 +6,12 @@ A action width, M macro-action width, K constraints.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -85,11 +86,43 @@ def check_image(image: Any, name: str) -> NDArray[np.uint8]:
     return array
 
 
+class Scores(NamedTuple):
+    """What a cost with hard constraints returns: cost (B, S), and margin (B, S), feasible where margin <= 0."""
+
+    cost: Tensor
+    margin: Tensor | None
+
+    @classmethod
+    def cat(cls, parts: Sequence[Scores]) -> Scores:
+        """Join batches of candidates along S."""
+        margins = [part.margin for part in parts if part.margin is not None]
+        return cls(torch.cat([part.cost for part in parts], 1), torch.cat(margins, 1) if margins else None)
+
+    def ranking(self) -> Tensor:
+        """One score (B, S) that orders the candidates by Deb's rules: feasible by cost, infeasible by violation.
+
+        Without margins it is the cost. With them a feasible candidate keeps its cost, an infeasible one gets the
+        worst feasible cost plus its violation, and a non-finite one inf, all in float64. The cost settles ties
+        between violations: from a state that is itself on the wrong side of a constraint, all ways out are equal.
+
+        Source: Deb, An efficient constraint handling method for genetic algorithms (2000), section 3.
+        """
+        if self.margin is None:
+            return self.cost
+        cost = self.cost.double()
+        feasible = (self.margin <= 0) & cost.isfinite()
+        worst = torch.where(feasible, cost.detach(), -torch.inf).amax(1, keepdim=True)
+        worst = torch.where(worst.isfinite(), worst, torch.zeros_like(worst))
+        tie = 1e-9 * cost.detach().argsort(1).argsort(1) / cost.shape[1]
+        violated = worst + self.margin.double() + tie
+        return torch.where(feasible, cost, torch.where(cost.isfinite(), violated, torch.inf))
+
+
 class CostFunction(Protocol):
     """Scores candidate action sequences; lower is better, NaN and inf lose."""
 
-    def __call__(self, actions: Tensor, /) -> Tensor:
-        """actions (B, S, H, A) -> cost (B, S)."""
+    def __call__(self, actions: Tensor, /) -> Tensor | Scores:
+        """actions (B, S, H, A) -> cost (B, S), or `Scores` where there are hard constraints."""
         ...
 
 

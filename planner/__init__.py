@@ -11,10 +11,11 @@ from latent_mpc.planner.objective import RolloutCost, goal_energy, nearest_goal_
 from latent_mpc.planner.parametrisation import ActionSpace
 from latent_mpc.planner.planner import METHODS, Method, Planner, make_planner
 from latent_mpc.planner.rollout import rollout
-from latent_mpc.planner.search import Iteration, Scores, Search
+from latent_mpc.planner.search import Iteration, Search
 from latent_mpc.planner.shift import shift
 from latent_mpc.planner.trace import PlanTrace, Replay
 from latent_mpc.planner.uncertainty import Disagreement, SupportDistance
+from latent_mpc.types import Scores
 
 __all__ = [
     "MACRO_BOX",

@@ -11,7 +11,7 @@ import warnings
 import torch
 from torch import Tensor
 
-from latent_mpc.types import CostFunction
+from latent_mpc.types import CostFunction, Scores
 
 
 class CapturedCost:
@@ -22,8 +22,8 @@ class CapturedCost:
         self._graphs: dict[torch.Size, tuple[torch.cuda.CUDAGraph, Tensor, Tensor]] = {}
         self._direct = False
 
-    def __call__(self, actions: Tensor) -> Tensor:
-        """actions (B, S, H, A) -> cost (B, S)."""
+    def __call__(self, actions: Tensor) -> Tensor | Scores:
+        """actions (B, S, H, A) -> cost (B, S), with margins where the cost gives them."""
         if self._direct:
             return self.cost(actions)
         if actions.shape not in self._graphs:

@@ -23,7 +23,8 @@ from scipy.linalg import cho_factor, cho_solve, solve_triangular
 from torch import Tensor
 
 from latent_mpc.planner.checks import check_budget, check_positive
-from latent_mpc.planner.search import Scores, Search
+from latent_mpc.planner.search import Search
+from latent_mpc.types import Scores
 
 Array = NDArray[np.float64]
 T = TypeVar("T")
@@ -73,8 +74,8 @@ class MORE:
             for b, q in enumerate(models):
                 q.fit(seen[b], score[b], self.ridge)
                 q.contract(self.trust * knots * width, self.min_std, limit)
-            std = np.stack([np.sqrt((q.factor**2).sum(1)) for q in models])
-            std = torch.as_tensor(std, dtype=torch.float32, device=search.device).view(search.mean.shape)
+            deviation = np.stack([np.sqrt((q.factor**2).sum(1)) for q in models])
+            std = torch.as_tensor(deviation, dtype=torch.float32, device=search.device).view(search.mean.shape)
             search.report(_means(models, search), std, index)
         if not search.cut_off:
             search.score(_means(models, search)[:, None])

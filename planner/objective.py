@@ -13,8 +13,7 @@ from torch import Tensor
 
 from latent_mpc.planner.guardrails import Constraint, Rollout, margin
 from latent_mpc.planner.rollout import rollout
-from latent_mpc.planner.search import Scores
-from latent_mpc.types import InvalidInputError, Predictor, UnknownNameError
+from latent_mpc.types import InvalidInputError, Predictor, Scores, UnknownNameError
 
 Energy = Callable[[Tensor], Tensor]  # states (..., D) -> energy (...)
 REDUCTIONS = ("last", "sum", "min")
