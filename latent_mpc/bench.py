@@ -3,52 +3,58 @@
     ratio = J(clip(plan)) / J(do nothing),   the same starts, goals and sampling seeds for every method
 
 Every run is appended to `runs.jsonl` in the output folder as it ends; a second call skips what is there. From these
-come `planners.md`, `planners.json` and plots of the ratio against evaluations and against wall time. The problems
-and the peers' adapters live in the repository's benchmarks/ folder, so this runs from a clone.
+come `planners.md`, `planners.json` and plots of the ratio against evaluations and against wall time.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import platform
 import statistics
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
-from latent_mpc.planner import Iteration, make_planner
+from latent_mpc.bench_methods import Contender, default_contenders
+from latent_mpc.bench_peers import installed_peers
+from latent_mpc.bench_problems import PROBLEMS
+from latent_mpc.planner import make_planner
 from latent_mpc.types import InvalidInputError, UnknownNameError
 
-Solve = Callable[[Any, int, int], "Outcome"]  # problem, sampling seed, evaluations
-
 
 @dataclass(frozen=True)
-class Outcome:
-    """One plan: its actions (H, A), what it took, and the best cost after each iteration."""
+class PlannerBenchConfig:
+    """What to compare.
 
-    actions: Tensor
-    evaluations: int
-    seconds: float
-    curve: tuple[tuple[int, float, float], ...] = ()  # evaluations, seconds, best cost so far
+    Attributes:
+        methods: labels of methods; None for all.
+        problems: names of problems; None for all.
+        seeds: paired seeds, 2 or more; 24 for a table to publish.
+        evaluations: candidates that each method may score, 300 or more; a gradient step counts as three.
+        reference: the method that the `wins` column is about.
+        peers: add the installed methods of other libraries (latent_mpc/bench_peers.py).
+    """
 
+    methods: tuple[str, ...] | None = None
+    problems: tuple[str, ...] | None = None
+    seeds: int = 24
+    evaluations: int = 3000
+    reference: str = "more"
+    peers: bool = False
 
-@dataclass(frozen=True)
-class Contender:
-    """A method with its settings; `gradients` says that it needs a differentiable cost."""
-
-    label: str
-    solve: Solve
-    gradients: bool = False
+    def __post_init__(self) -> None:
+        if self.seeds < 2 or self.evaluations < 300:
+            raise InvalidInputError(f"need seeds >= 2 and evaluations >= 300, got {self.seeds} and {self.evaluations}")
+        methods = list(contenders(self.peers))
+        _check_names("method", methods, self.methods)
+        _check_names("problem", list(PROBLEMS), self.problems)
+        _check_names("reference method", methods, (self.reference,))
 
 
 @dataclass(frozen=True)
@@ -71,128 +77,79 @@ class Row:
     wins: float | None
 
 
-def ours(name: str, settings: Callable[[int], dict[str, Any]], label: str | None = None) -> Contender:
-    """One of this package's methods; `settings` turns a number of evaluations into options of `make_planner`."""
-
-    def solve(problem: Any, seed: int, evaluations: int) -> Outcome:
-        planner = make_planner(name, horizon=problem.horizon, action_dim=7, **settings(evaluations))
-        curve: list[tuple[int, float, float]] = []
-
-        def watch(iteration: Iteration) -> None:
-            curve.append((iteration.evaluations, iteration.elapsed_s, float(iteration.best_cost[0])))
-
-        started = time.perf_counter()
-        plan = planner.plan(problem.cost, generator=torch.Generator().manual_seed(seed), callback=watch)
-        seconds = time.perf_counter() - started
-        curve.append((plan.evaluations, seconds, float(plan.cost[0])))
-        return Outcome(plan.actions[0], plan.evaluations, seconds, tuple(curve))
-
-    return Contender(label or name, solve, gradients=name in ("gradient", "polish"))
-
-
-def _batches(samples: int, **options: Any) -> Callable[[int], dict[str, Any]]:
-    return lambda n: {"num_samples": samples, "num_iterations": max(1, n // samples), **options}
-
-
-def _polish(evaluations: int) -> dict[str, Any]:
-    """Half of the evaluations for CEM, half for five descents; a gradient step counts as three."""
-    samples = evaluations // 20
-    return {"num_samples": samples, "num_iterations": 10, "polish_starts": 5, "polish_steps": evaluations // 30}
-
-
-def default_contenders() -> list[Contender]:
-    """Every method with the settings that the documentation recommends; `cma` where its package is installed."""
-    spline = {"basis": "cubic", "num_knots": 5}
-    found = [
-        ours("random_shooting", _batches(300)),
-        ours("predictive_sampling", _batches(300, **spline, init_std=0.3)),
-        ours("cem", _batches(300)),
-        ours("cem", _batches(300, **spline), "cem, 5 knots"),
-        ours("icem", _batches(300)),
-        ours("icem", _batches(100, **spline), "icem, 5 knots, 100 x 30"),
-        ours("mppi", _batches(300)),
-        ours("more", _batches(300)),
-        ours("more", _batches(100, trust=0.15), "more, 100 x 30"),
-        ours("gradient", lambda n: {"num_samples": 10, "num_iterations": n // 30}),
-        ours("polish", _polish),
-    ]
-    if importlib.util.find_spec("cma"):
-        found.append(ours("cma", _batches(30, **spline)))
-    return found
-
-
-def run_planner_bench(
-    output: str | Path,
-    *,
-    methods: Sequence[str] | None = None,
-    problems: Sequence[str] | None = None,
-    seeds: int = 24,
-    evaluations: int = 3000,
-    reference: str = "more",
-    peers: bool = False,
-    progress: bool = True,
-) -> list[Row]:
-    """Run, or finish, a benchmark and write its table, JSON and plots into `output`.
+def run_planner_bench(config: PlannerBenchConfig, *, out: str | Path, seed: int = 0, device: str = "cpu") -> str:
+    """Run, or finish, a benchmark and write its table, JSON and plots into `out`.
 
     Args:
-        methods: labels of contenders, None for all. problems: names, None for all.
-        seeds: paired seeds, 2 or more; 24 for a table to publish.
-        evaluations: candidates that each method may score; a gradient step counts as three.
-        reference: the contender that the `wins` column is about.
-        peers: add the installed ones of other libraries (benchmarks/peers.py).
+        config: what to compare.
+        out: the folder; runs that it holds already are not repeated.
+        seed: the first of the paired seeds; the others follow it.
+        device: "cpu", where all problems and peers run.
+    Returns:
+        The table in Markdown, and where the files lie.
     Raises:
-        UnknownNameError: a method or a problem does not exist. InvalidInputError: not run from a clone.
+        InvalidInputError: another device.
     """
-    if seeds < 2 or evaluations < 300:
-        raise InvalidInputError(f"need seeds >= 2 and evaluations >= 300, got {seeds} and {evaluations}")
-    available = benchmark_module("problems").PROBLEMS
-    contenders = default_contenders() + (benchmark_module("peers").installed_peers() if peers else [])
-    chosen = _choose("method", methods, {c.label: c for c in contenders})
-    wanted = _choose("problem", problems, available)
-    folder = Path(output)
+    if device != "cpu":
+        raise InvalidInputError(f"the planner benchmark runs on the device 'cpu' only, got {device!r}")
+    available = contenders(config.peers)
+    methods = config.methods or tuple(available)
+    problems = config.problems or tuple(PROBLEMS)
+    seeds = range(seed, seed + config.seeds)
+    folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     store = folder / "runs.jsonl"
     runs = [json.loads(line) for line in store.read_text().splitlines()] if store.exists() else []
     done = {(r["problem"], r["method"], r["seed"], r["budget"]) for r in runs}
     todo = [
-        (problem, c, seed)
-        for seed in range(seeds)
-        for problem in wanted
-        for c in chosen.values()
-        if (problem, c.label, seed, evaluations) not in done
+        (problem, method, s)
+        for s in seeds
+        for problem in problems
+        for method in methods
+        if (problem, method, s, config.evaluations) not in done
     ]
-    for problem, contender, seed in tqdm(todo, desc="planners", disable=not progress):
-        instance = available[problem](seed)
-        outcome = contender.solve(instance, 10_000 + seed, evaluations)
-        with torch.no_grad():
-            cost = float(instance.cost(outcome.actions.detach().float().clamp(-1, 1)[None, None]))
-        run = {
-            "problem": problem,
-            "method": contender.label,
-            "gradients": contender.gradients,
-            "seed": seed,
-            "budget": evaluations,
-            "evaluations": outcome.evaluations,
-            "ratio": cost / instance.idle_cost,
-            "seconds": outcome.seconds,
-            "curve": [(n, s, c / instance.idle_cost) for n, s, c in outcome.curve],
-        }
+    for problem, method, s in tqdm(todo, desc="planners", unit="plan"):
+        run = {"problem": problem, "seed": s, **_measure(available[method], PROBLEMS[problem](s), s, config)}
         runs.append(run)
         with store.open("a") as file:
             file.write(json.dumps(run) + "\n")
-    labels = set(chosen)
     runs = [
         r
         for r in runs
-        if r["method"] in labels and r["problem"] in wanted and r["budget"] == evaluations and r["seed"] < seeds
+        if r["method"] in methods
+        and r["problem"] in problems
+        and r["budget"] == config.evaluations
+        and r["seed"] in seeds
     ]
-    rows = summarise(runs, reference)
-    (folder / "planners.md").write_text(markdown(rows, evaluations, reference))
-    report = {"machine": machine(), "evaluations": evaluations, "rows": [asdict(row) for row in rows]}
+    rows = summarise(runs, config.reference)
+    table = markdown(rows, config.evaluations, config.reference)
+    (folder / "planners.md").write_text(table)
+    report = {"machine": machine(), "evaluations": config.evaluations, "rows": [asdict(row) for row in rows]}
     (folder / "planners.json").write_text(json.dumps(report, indent=1) + "\n")
-    for axis, name in ((0, "evaluations"), (1, "seconds")):
-        _plot(runs, axis, folder / f"planners_{name}.png")
-    return rows
+    plots = [folder / f"planners_{axis}.png" for axis in ("evaluations", "seconds")]
+    for axis, path in enumerate(plots):
+        _plot(runs, axis, path)
+    return f"{table}\nPlots: {plots[0]}, {plots[1]}"
+
+
+def contenders(peers: bool) -> dict[str, Contender]:
+    """Every method by its label; with `peers` those of the other libraries that are installed."""
+    return {c.label: c for c in default_contenders() + (installed_peers() if peers else [])}
+
+
+def _measure(contender: Contender, problem: Any, seed: int, config: PlannerBenchConfig) -> dict[str, Any]:
+    outcome = contender.solve(problem, 10_000 + seed, config.evaluations)
+    with torch.no_grad():
+        cost = float(problem.cost(outcome.actions.detach().float().clamp(-1, 1)[None, None]))
+    return {
+        "method": contender.label,
+        "gradients": contender.gradients,
+        "budget": config.evaluations,
+        "evaluations": outcome.evaluations,
+        "ratio": cost / problem.idle_cost,
+        "seconds": outcome.seconds,
+        "curve": [(n, s, c / problem.idle_cost) for n, s, c in outcome.curve],
+    }
 
 
 def bootstrap_mean(values: Sequence[float], resamples: int = 10_000) -> tuple[float, float]:
@@ -269,30 +226,12 @@ def machine() -> str:
     )
 
 
-def benchmark_module(name: str) -> ModuleType:
-    """A file of the repository's benchmarks/ folder.
-
-    Raises:
-        InvalidInputError: the package does not run from a clone.
-    """
-    path = Path(__file__).resolve().parents[1] / "benchmarks" / f"{name}.py"
-    if not path.exists():
-        raise InvalidInputError(f"{path} does not exist: the benchmarks run from a clone of the repository")
-    key = f"latent_mpc_benchmarks_{name}"
-    if key not in sys.modules:
-        spec = importlib.util.spec_from_file_location(key, path)
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[key] = module  # dataclasses look their module up
-        spec.loader.exec_module(module)
-    return sys.modules[key]
-
-
-def _choose(kind: str, names: Sequence[str] | None, available: dict[str, Any]) -> dict[str, Any]:
-    for name in names or []:
+def _check_names(kind: str, available: list[str], names: tuple[str, ...] | None) -> None:
+    if names is not None and not names:
+        raise InvalidInputError(f"need at least one {kind}, or null for all; available: {sorted(available)}")
+    for name in names or ():
         if name not in available:
-            raise UnknownNameError(kind, name, list(available))
-    return {name: available[name] for name in (names or available)}
+            raise UnknownNameError(kind, name, available)
 
 
 def _plot(runs: Sequence[dict[str, Any]], axis: int, path: Path) -> None:

@@ -252,7 +252,7 @@ def planners(
         Path, typer.Option(metavar="DIR", help="Folder for the table (Markdown, JSON) and the plots.")
     ] = Path("results/planners"),
     seed: Seed = 0,
-    device: Device = "auto",
+    device: Device = "cpu",
     show_config: ShowConfig = False,
 ) -> None:
     """Compare planners at equal numbers of evaluations.

@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from latent_mpc.bench import Contender, Outcome
+from latent_mpc.bench_methods import Contender, Outcome
+from latent_mpc.bench_problems import ACTION_DIM
 from latent_mpc.planner import Planner, make_planner
 
-ACTION_DIM = 7
 SAMPLES = 300
 
 
