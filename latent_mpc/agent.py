@@ -33,6 +33,8 @@ from latent_mpc.types import InvalidInputError, MacroModel, Observation, Plan, U
 from latent_mpc.world_model.macro import DecodedMacroActions
 from latent_mpc.world_model.model import WorldModel, load_world_model
 
+OPENING = 5  # entry of the tabletop environments' proprioception, after the tool's x, y, z and yaw
+EMPTY_OPENING_M = 0.015  # a gripper opened less holds nothing
 SHIPPED = Path(str(weights.__file__)).parent
 
 
@@ -49,6 +51,10 @@ class AgentConfig:
         flat_horizon, flat_samples, flat_iterations: of the flat planner.
         execute_steps: actions executed of each plan.
         latent_weight, arm_weight: κ and λ, towards the goal.
+        tool_low_m, tool_high_m: box that plans keep the tool in, where play has been; beyond it the model guesses.
+        clearance_m: a gripper that has closed on nothing is kept this far above the table, so that it picks things up
+            and does not shove them about.
+        guardrail_weight: on leaving either.
         subgoal_arm_weight: λ towards a subgoal, where κ is 1 and d does not count.
         macro_penalty: on squared macro-actions, the log-likelihood under play's prior.
         fine_std: initial standard deviation of the fine search around the decoded macro-action.
@@ -68,6 +74,10 @@ class AgentConfig:
     execute_steps: int = 2
     latent_weight: float = 0.01
     arm_weight: float = 0.02
+    tool_low_m: tuple[float, float, float] = (0.34, -0.23, 0.0)
+    tool_high_m: tuple[float, float, float] = (0.66, 0.23, 0.28)
+    clearance_m: float = 0.06
+    guardrail_weight: float = 1.0
     subgoal_arm_weight: float = 0.5
     macro_penalty: float = 0.0
     fine_std: float = 0.3
@@ -224,11 +234,25 @@ class Agent:
         assert self._goal is not None
         goal, c = self._goal[0], self.config
         scene = self.model.scene_distance(states, goal).clamp_min(self.model.scene_noise)
-        return scene + self._difference(states, goal, c.latent_weight, c.arm_weight)
+        energy = scene + self._difference(states, goal, c.latent_weight, c.arm_weight)
+        return energy + c.guardrail_weight * self._violation(states)
 
     def subgoal_energy(self, states: Tensor, subgoal: Tensor) -> Tensor:
         """Energy to a predicted subgoal: states (..., D), subgoal broadcastable -> (...), unitless."""
         return self._difference(states, subgoal, 1.0, self.config.subgoal_arm_weight)
+
+    def _violation(self, states: Tensor) -> Tensor:
+        """Guardrails, 0 when they hold: states (..., D) -> (...).
+
+        How far the tool is out of its box, in units of 5 cm, and an empty closed gripper below its clearance.
+        """
+        c = self.config
+        proprio = self.model.split(states)[1] * self.model.proprio_std + self.model.proprio_mean
+        position_m, opening_m = proprio[..., :3], proprio[..., OPENING]
+        low, high = position_m.new_tensor(c.tool_low_m), position_m.new_tensor(c.tool_high_m)
+        outside = (position_m - position_m.clamp(low, high)).abs().sum(-1) / 0.05
+        closed = torch.sigmoid((EMPTY_OPENING_M - opening_m) / (0.2 * EMPTY_OPENING_M))
+        return outside + closed * (1.0 - position_m[..., 2] / c.clearance_m).clamp(0.0, 1.0)
 
     def _difference(self, states: Tensor, target: Tensor, latent_weight: float, arm_weight: float) -> Tensor:
         latent, arm = self.model.split((states - target).square())
