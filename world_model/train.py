@@ -1,4 +1,4 @@
-"""Trains everything after the encoder on its frozen latents: where the arm is, scene distance, dynamics, macro-actions."""
+"""Trains all after the encoder on its frozen latents: where the arm is, scene distance, dynamics, macro-actions."""
 
 from __future__ import annotations
 
@@ -32,7 +32,6 @@ class TrainConfig:
         state_noise: σ_s, what counts as noise in the predicted states of the coarse level.
         action_noise: σ_a, the same for decoded actions; about the noise that play itself has.
         min_gap, max_gap: control steps between the states of a pair.
-        imagined_std: standard deviation of the macro-actions on which the coarse dynamics learn from the fine ones.
         rollout_steps, macro_steps: steps that predictions are rolled out over in training.
         start_noise: standard deviation of what is added to a rollout's first state.
         num_threads: CPU threads.
@@ -41,10 +40,9 @@ class TrainConfig:
     proprio: FitConfig = field(default_factory=lambda: FitConfig(steps=2000, batch_size=256, learning_rate=2e-3))
     distance: FitConfig = field(default_factory=lambda: FitConfig(steps=4000, batch_size=256, learning_rate=2e-3))
     predictor: FitConfig = field(default_factory=lambda: FitConfig(steps=4000, batch_size=128, learning_rate=2e-3))
-    macro: FitConfig = field(default_factory=lambda: FitConfig(steps=5000, batch_size=128, learning_rate=2e-3))
+    macro: FitConfig = field(default_factory=lambda: FitConfig(steps=3500, batch_size=128, learning_rate=2e-3))
     state_noise: float = 0.3
     action_noise: float = 0.2
-    imagined_std: float = 1.5
     min_gap: int = 5
     max_gap: int = 15
     rollout_steps: int = 10
@@ -178,15 +176,8 @@ def _macro_stage(model: WorldModel, clips: Clips, config: TrainConfig) -> _Stage
         for k in range(config.macro_steps):
             s = macro.step(s, m[:, k])
             rollout.append(s)
-        # The search will try macro-actions that play did not: there, decoded actions and fine dynamics are the teacher.
-        imagined = config.imagined_std * torch.randn(mean[:, 0].shape, generator=generator).to(mean)
-        with torch.no_grad():
-            taught = at[:, 0]
-            for action in macro.decode(at[:, 0], imagined).unbind(1):
-                taught = model.predictor.step(taught, action)
         return {
             "prediction": gaussian_nll(torch.stack(rollout, dim=1), at[:, 1:], config.state_noise),
-            "imagined": gaussian_nll(macro.step(at[:, 0], imagined), taught, config.state_noise),
             "actions": gaussian_nll(macro.decode(at[:, :-1], m), chunks, config.action_noise, event_dims=2),
             "kl": gaussian_kl(mean, log_var),
         }
