@@ -18,7 +18,7 @@ SMALL = dict(coarse_samples=24, coarse_iterations=2, fine_samples=24, fine_itera
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(0)
-    sizes = ModelConfig(code_dim=4, head_width=16, predictor_width=16, macro_dim=3, macro_width=16)
+    sizes = ModelConfig(head_width=16, predictor_width=16, macro_dim=3, macro_width=16)
     model = WorldModel(EncoderConfig(image_size=32, channels=(4, 4), num_keypoints=4, hidden=16, latent_dim=8), sizes)
     for parameter in model.parameters():  # output layers start at zero, which would make every plan equal
         torch.nn.init.normal_(parameter, std=0.3)
@@ -79,24 +79,26 @@ def test_trace_tells_of_the_last_plan(model, observation):
     np.testing.assert_array_equal(trace.actions[0], first)
     state = agent.observe(observation)
     assert trace.goal_energy == pytest.approx(agent.goal_energy(state).item())
-    assert trace.coarse_states.shape == (3, 10) and trace.predicted_energy.shape == (3,)
+    assert trace.coarse_states.shape == (3, 14) and trace.predicted_energy.shape == (3,)
     np.testing.assert_allclose(trace.subgoal, trace.coarse_states[0], rtol=1e-5)
     assert [len(c) for c in trace.candidate_costs] == [24, 24]
-    assert all(elite.min() == pytest.approx(c.min()) for elite, c in zip(trace.elite_costs, trace.candidate_costs, strict=True))
+    assert all(
+        elite.min() == pytest.approx(c.min()) for elite, c in zip(trace.elite_costs, trace.candidate_costs, strict=True)
+    )
 
 
 def test_energy_floors_the_scene_at_the_models_own_error(model, observation):
-    agent = Agent(model, AgentConfig(**SMALL, arm_weight=0.0))
+    agent = Agent(model, AgentConfig(**SMALL, latent_weight=0.0, arm_weight=0.0))
     agent.reset(observation["goal_image"], seed=0)
     goal = agent.model.observe_goal(torch.from_numpy(observation["goal_image"])[None])[0]
-    model.code_noise.fill_(0.25)
+    far = goal + 1.0
+    distance = model.scene_distance(far, goal).item()
+    model.scene_noise.fill_(distance / 2)
     try:
-        assert agent.goal_energy(goal) == pytest.approx(0.25)
-        far = goal.clone()
-        far[:4] += 1.0
-        assert agent.goal_energy(far) == pytest.approx(1.0)
+        assert agent.goal_energy(goal).item() == pytest.approx(distance / 2)
+        assert agent.goal_energy(far).item() == pytest.approx(distance)
     finally:
-        model.code_noise.zero_()
+        model.scene_noise.zero_()
 
 
 @pytest.mark.parametrize(
