@@ -3,16 +3,18 @@
     E(s) = max(d(s, s_g), ε) + κ ‖z̃ − z̃_g‖² + λ ‖p̃ − p̃_g‖²
 
 d is the learned distance between arrangements of the scene, z̃ and p̃ the standardised image latent and
-proprioception (means of squares over dimensions); the goal's come from the goal image alone. ε is the model's own
-prediction error: below it the scene counts as arranged, and only details of the image and the arm's pose still matter.
-Towards a subgoal, which was predicted in full, the last two terms are enough.
+proprioception (means of squares over dimensions); the goal's come from the goal image alone. ε is set by the model's
+own prediction error: below it the scene counts as arranged, only details of the image and the arm's pose still matter,
+and the fine level plans to the goal itself. Towards a subgoal, which was predicted in full, the last two terms are
+enough.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from latent_mpc import weights
 from latent_mpc.planner.hierarchy import MACRO_BOX, CoarseLevel, Hierarchy, HierarchyPlan
 from latent_mpc.planner.mpc import RecedingHorizon
 from latent_mpc.planner.objective import RolloutCost
-from latent_mpc.planner.planner import make_planner
+from latent_mpc.planner.planner import Planner, make_planner
 from latent_mpc.planner.rollout import rollout
 from latent_mpc.planner.search import Iteration
 from latent_mpc.planner.shift import shift
@@ -47,9 +49,12 @@ class AgentConfig:
         coarse_dynamics: what predicts where a macro-action leads: "decoded" (its actions, through the fine dynamics) or
             "macro" (the coarse dynamics, five times cheaper and easier to exploit).
         coarse_horizon: macro-actions looked ahead; coarse_samples, coarse_iterations: of its CEM.
+        reduction: of the goal energy over the coarse steps. "sum" rewards to arrive early; with "min" a plan that
+            arrives at its very end is as good, and replanning puts the arrival off for ever.
         fine_samples, fine_iterations: of the CEM on actions towards the first subgoal.
         flat_horizon, flat_samples, flat_iterations: of the flat planner.
         execute_steps: actions executed of each plan.
+        noise_margin: ε in units of the model's median prediction error over a chunk.
         latent_weight, arm_weight: κ and λ, towards the goal.
         tool_low_m, tool_high_m: box that plans keep the tool in, where play has been; beyond it the model guesses.
         clearance_m: a gripper that has closed on nothing is kept this far above the table, so that it picks things up
@@ -64,16 +69,18 @@ class AgentConfig:
     planner: str = "hierarchy"
     coarse_dynamics: str = "decoded"
     coarse_horizon: int = 5
+    reduction: str = "sum"
     coarse_samples: int = 256
     coarse_iterations: int = 4
-    fine_samples: int = 32
-    fine_iterations: int = 1
+    fine_samples: int = 128
+    fine_iterations: int = 4
     flat_horizon: int = 25
     flat_samples: int = 256
     flat_iterations: int = 5
     execute_steps: int = 2
+    noise_margin: float = 3.0
     latent_weight: float = 0.03
-    arm_weight: float = 0.02
+    arm_weight: float = 0.1
     tool_low_m: tuple[float, float, float] = (0.34, -0.23, 0.0)
     tool_high_m: tuple[float, float, float] = (0.66, 0.23, 0.28)
     clearance_m: float = 0.06
@@ -151,6 +158,7 @@ class Agent:
                         device=device,
                     ),
                     self._coarse_model,
+                    reduction=c.reduction,
                     macro_penalty=c.macro_penalty,
                 )
             ],
@@ -164,6 +172,7 @@ class Agent:
                 device=device,
             ),
             predictor=model.predictor,
+            fine_reduction="sum",  # straight to the subgoal: only the first steps of a chunk are executed
         )
         self._flat = make_planner(
             "cem",
@@ -207,7 +216,12 @@ class Agent:
         if self._goal is None:
             raise InvalidInputError("call reset(goal_image) before act(observation)")
         state = self.observe(observation)[None]
-        plan = self._plan_flat if self.config.planner == "flat" else self._plan_hierarchy
+        if self.config.planner == "flat":
+            plan: Callable[..., Plan | HierarchyPlan] = partial(self._plan_directly, self._flat, "min")
+        elif self._arranged(state):
+            plan = partial(self._plan_directly, self._hierarchy.fine, "sum")
+        else:
+            plan = self._plan_hierarchy
         with torch.no_grad():
             action = self._horizon.act(lambda *last: plan(state, *last))
         return action[0].cpu().numpy().astype(np.float32)
@@ -229,17 +243,25 @@ class Agent:
             torch.from_numpy(image.copy())[None].to(self.device), torch.from_numpy(seen.proprio)[None].to(self.device)
         )[0]
 
+    def _arranged(self, state: Tensor) -> bool:
+        """Whether the scene is as the goal shows it, as far as the model can tell: state (1, D)."""
+        assert self._goal is not None
+        distance = self.model.scene_distance(state[0], self._goal[0])
+        return bool(distance <= self.config.noise_margin * self.model.scene_noise)
+
     def goal_energy(self, states: Tensor) -> Tensor:
         """Energy to the goal: states (..., D) -> (...), unitless."""
         assert self._goal is not None
         goal, c = self._goal[0], self.config
-        scene = self.model.scene_distance(states, goal).clamp_min(self.model.scene_noise)
+        scene = self.model.scene_distance(states, goal).clamp_min(c.noise_margin * self.model.scene_noise)
         energy = scene + self._difference(states, goal, c.latent_weight, c.arm_weight)
         return energy + c.guardrail_weight * self._violation(states)
 
     def subgoal_energy(self, states: Tensor, subgoal: Tensor) -> Tensor:
         """Energy to a predicted subgoal: states (..., D), subgoal broadcastable -> (...), unitless."""
-        return self._difference(states, subgoal, 1.0, self.config.subgoal_arm_weight)
+        c = self.config
+        difference = self._difference(states, subgoal, 1.0, c.subgoal_arm_weight)
+        return difference + c.guardrail_weight * self._violation(states)
 
     def _violation(self, states: Tensor) -> Tensor:
         """Guardrails, 0 when they hold: states (..., D) -> (...).
@@ -259,7 +281,7 @@ class Agent:
         return latent_weight * latent.mean(-1) + arm_weight * arm.mean(-1)
 
     def _plan_hierarchy(
-        self, state: Tensor, previous: HierarchyPlan | None, executed: int, deadline_s: float | None
+        self, state: Tensor, previous: Plan | HierarchyPlan | None, executed: int, deadline_s: float | None
     ) -> HierarchyPlan:
         started = time.perf_counter()
         last: list[Iteration | None] = [None, None]
@@ -268,7 +290,7 @@ class Agent:
             self.goal_energy,
             self.subgoal_energy,
             generator=self._generator,
-            previous=previous,
+            previous=previous if isinstance(previous, HierarchyPlan) else None,
             executed=executed,
             deadline_s=deadline_s,
             callbacks=[lambda it: last.__setitem__(0, it), lambda it: last.__setitem__(1, it)],
@@ -277,13 +299,22 @@ class Agent:
         self._record(plan, state, coarse, plan.subgoals[0], last, started)
         return plan
 
-    def _plan_flat(self, state: Tensor, previous: Plan | None, executed: int, deadline_s: float | None) -> Plan:
+    def _plan_directly(
+        self,
+        planner: Planner,
+        reduction: str,
+        state: Tensor,
+        previous: Plan | HierarchyPlan | None,
+        executed: int,
+        deadline_s: float | None,
+    ) -> Plan:
+        """Plan actions to the goal itself, without subgoals."""
         started = time.perf_counter()
         last: list[Iteration | None] = [None]
-        plan = self._flat.plan(
-            RolloutCost(self.model.predictor, state, self.goal_energy, "min"),
+        plan = planner.plan(
+            RolloutCost(self.model.predictor, state, self.goal_energy, reduction),
             generator=self._generator,
-            warm_start=None if previous is None else shift(previous.actions, executed),
+            warm_start=shift(previous.actions, executed) if isinstance(previous, Plan) else None,
             deadline_s=deadline_s,
             callback=lambda it: last.__setitem__(0, it),
         )

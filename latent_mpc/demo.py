@@ -57,6 +57,9 @@ class Recorder:
             self.subgoal_energy.append(float(agent.subgoal_energy(state, torch.from_numpy(trace.subgoal))))
             coarse = torch.from_numpy(trace.coarse_states)
             self.plan_frames.append([self._gallery.nearest(s, agent.subgoal_energy) for s in coarse])
+        else:  # planned to the goal itself
+            self.subgoal_energy.append(self.goal_energy[-1])
+            self.plan_frames.append([step.observation["goal_image"]])
         self._film()
         self._bar.update()
 
@@ -84,7 +87,7 @@ def run_demo(config: DemoConfig, *, weights: str, out: Path, seed: int, device: 
         recorder = Recorder(simulation, agent, gallery, bar)
         episode = run_episode(env, agent, seed=seed, callbacks=[recorder])
     env.close()
-    plans = recorder.plan_frames or None
+    plans = recorder.plan_frames
     record = EpisodeRecord(
         frames=recorder.frames,
         goal_image=recorder.goal_image,
@@ -93,8 +96,8 @@ def run_demo(config: DemoConfig, *, weights: str, out: Path, seed: int, device: 
         position_error_m=episode.position_error_m,
         act_times_s=np.array(episode.act_times_s),
         control_dt_s=config.env.control_dt_s,
-        subgoal_frames=plans and [plan[0] for plan in plans],
-        subgoal_energy=np.array(recorder.subgoal_energy) if plans else None,
+        subgoal_frames=[plan[0] for plan in plans],
+        subgoal_energy=np.array(recorder.subgoal_energy),
         plan_frames=plans,
     )
     save_episode(record, out)
