@@ -12,7 +12,16 @@ from latent_mpc.types import InvalidInputError, UnknownNameError
 from latent_mpc.world_model.encoder import EncoderConfig
 from latent_mpc.world_model.model import ModelConfig, WorldModel, save_world_model
 
-SMALL = dict(coarse_samples=24, coarse_iterations=2, fine_samples=24, fine_iterations=2, flat_samples=24)
+# On random weights the arm is nowhere near its box: without guardrails, which would drown the rest.
+SMALL = dict(
+    coarse_samples=24,
+    coarse_iterations=2,
+    fine_samples=24,
+    fine_iterations=2,
+    flat_samples=24,
+    guardrail_weight=0.0,
+    noise_margin=1.0,
+)
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +30,8 @@ def model():
     sizes = ModelConfig(head_width=16, predictor_width=16, macro_dim=3, macro_width=16)
     model = WorldModel(EncoderConfig(image_size=32, channels=(4, 4), num_keypoints=4, hidden=16, latent_dim=8), sizes)
     for parameter in model.parameters():  # output layers start at zero, which would make every plan equal
-        torch.nn.init.normal_(parameter, std=0.3)
+        torch.nn.init.normal_(parameter, std=0.1)
+    model.encoder.calibrate(torch.randint(0, 256, (16, 32, 32, 3), dtype=torch.uint8))  # images differ in the latent
     return model.requires_grad_(False).eval()
 
 
@@ -67,7 +77,8 @@ def test_only_image_and_proprio_are_read(model, observation):
 
 def test_the_plan_depends_on_the_goal(model, observation):
     other = dict(observation, goal_image=255 - observation["goal_image"])
-    assert not np.array_equal(actions(model, observation), actions(model, other))
+    wide = dict(latent_weight=100.0, coarse_horizon=1)
+    assert not np.array_equal(actions(model, observation, **wide), actions(model, other, **wide))
 
 
 def test_trace_tells_of_the_last_plan(model, observation):
@@ -81,7 +92,7 @@ def test_trace_tells_of_the_last_plan(model, observation):
     assert trace.goal_energy == pytest.approx(agent.goal_energy(state).item())
     assert trace.coarse_states.shape == (3, 14) and trace.predicted_energy.shape == (3,)
     np.testing.assert_allclose(trace.subgoal, trace.coarse_states[0], rtol=1e-5)
-    assert [len(c) for c in trace.candidate_costs] == [24, 24]
+    assert [len(c) for c in trace.candidate_costs] == [23, 23]  # 24 less the final mean, which is scored apart
     assert all(
         elite.min() == pytest.approx(c.min()) for elite, c in zip(trace.elite_costs, trace.candidate_costs, strict=True)
     )
@@ -173,3 +184,31 @@ def test_load_agent_refuses(tmp_path, model):
 def test_a_config_cannot_lie(settings, model):
     with pytest.raises((InvalidInputError, UnknownNameError)):
         Agent(model, AgentConfig(**settings))
+
+
+def test_guardrails_cost_what_leaves_the_box_or_shoves(model, observation):
+    agent = Agent(model, AgentConfig(**{**SMALL, "guardrail_weight": 1.0}))
+    agent.reset(observation["goal_image"], seed=0)
+    free = Agent(model, AgentConfig(**SMALL))
+    free.reset(observation["goal_image"], seed=0)
+
+    def extra(x, y, z, opening):
+        state = agent.model.observe_goal(torch.from_numpy(observation["goal_image"])[None])[0]
+        state[-6:] = torch.tensor([x, y, z, 0.0, 1.0, opening])  # this model's proprioception is not standardised
+        return (agent.goal_energy(state) - free.goal_energy(state)).item()
+
+    assert extra(0.5, 0.0, 0.02, 0.04) == pytest.approx(0.0, abs=1e-3)  # low, holding something
+    assert extra(0.5, 0.0, 0.03, 0.0) == pytest.approx(0.5, abs=0.01)  # low and closed on nothing
+    assert extra(0.5, 0.0, 0.2, 0.0) == pytest.approx(0.0, abs=1e-5)  # closed, high above the table
+    assert extra(0.5, 0.28, 0.2, 0.08) == pytest.approx(1.0, abs=1e-3)  # 5 cm out of the box
+
+
+def test_an_arranged_scene_is_planned_for_directly(model, observation):
+    agent = Agent(model, AgentConfig(**SMALL))
+    agent.reset(observation["goal_image"], seed=0)
+    model.scene_noise.fill_(1e9)
+    try:
+        agent.act(observation)
+    finally:
+        model.scene_noise.zero_()
+    assert agent.trace.subgoal is None and agent.trace.predicted_energy.shape == (5,)
