@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import signal
 import subprocess
 import sys
@@ -190,7 +191,9 @@ from latent_mpc.cli import main
 sys.argv = ["latent-mpc", "demo", "--device", "cpu", "--out", {str(tmp_path)!r}]
 main()
 """
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=-1, stderr=-1, text=True)
+    # A shell's background job ignores Ctrl-C, and its children inherit that: undo it, so that the test runs there too.
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=-1, stderr=-1, text=True, preexec_fn=heed)
     try:
         assert process.stdout is not None and process.stdout.readline() == "working\n"
         process.send_signal(signal.SIGINT)

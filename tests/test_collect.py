@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import functools
 import json
 import os
 import signal
@@ -159,8 +160,13 @@ def alive(pid: int) -> bool:
 def test_a_kill_or_ctrl_c_loses_nothing_finished_and_leaves_no_process(collected, tmp_path, signal_number):
     script, out = tmp_path / "script.py", tmp_path / "play"
     script.write_text(SCRIPT)
+    # A shell's background job ignores Ctrl-C, and its children inherit that: undo it, so that the test runs there too.
     process = subprocess.Popen(
-        [sys.executable, str(script), str(out)], stderr=subprocess.PIPE, text=True, start_new_session=True
+        [sys.executable, str(script), str(out)],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
     until = time.monotonic() + 200
     while len(episode_paths(out)) < 3 and time.monotonic() < until and process.poll() is None:
