@@ -96,8 +96,9 @@ class AgentConfig:
         if self.coarse_dynamics not in ("decoded", "macro"):
             raise UnknownNameError("coarse dynamics", self.coarse_dynamics, ["decoded", "macro"])
         weights = (self.latent_weight, self.arm_weight, self.subgoal_arm_weight, self.macro_penalty)
+        weights += (self.guardrail_weight, self.noise_margin)
         if min(weights) < 0 or self.fine_std <= 0:
-            raise InvalidInputError("weights must be at least 0 and fine_std positive")
+            raise InvalidInputError("weights and noise_margin must be at least 0, fine_std positive")
         if self.execute_steps < 1 or self.coarse_horizon < 1:
             raise InvalidInputError("execute_steps and coarse_horizon must be at least 1")
 
@@ -110,10 +111,10 @@ class Trace:
         actions: planned actions, (H, A).
         state: the state planned from, (D,).
         goal_energy: energy of `state` to the goal.
-        predicted_energy: energies to the goal along the coarse plan (or the flat one), one a step.
-        subgoal: the first coarse latent, (D,); None for a flat plan.
-        coarse_states: states along the coarse plan, (K, D); None for a flat plan.
-        subgoal_energy: energy of `state` to the subgoal; None for a flat plan.
+        predicted_energy: energies to the goal along the plan, the coarse one where there is one, one a step.
+        subgoal: the first coarse latent, (D,); None when planned to the goal itself.
+        coarse_states: states along the coarse plan, (K, D); None when planned to the goal itself.
+        subgoal_energy: energy of `state` to the subgoal; None when planned to the goal itself.
         candidate_costs, elite_costs: of the last iteration of each level, coarse first.
         plan_s: seconds spent planning.
     """

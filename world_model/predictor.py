@@ -9,7 +9,7 @@ from latent_mpc.world_model.layers import ResidualMLP
 
 
 class LatentPredictor(nn.Module):
-    """Predicts the next state, scene code and proprioception together. A `Predictor` in the sense of types.py."""
+    """Predicts the next state, image latent and proprioception together. A `Predictor` in the sense of types.py."""
 
     def __init__(self, state_dim: int, action_dim: int, width: int, blocks: int) -> None:
         super().__init__()
