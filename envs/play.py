@@ -30,7 +30,7 @@ class PlayConfig:
         interrupt: chance, each step, that the behaviour is dropped for another.
         action_noise: standard deviation of the noise on every action.
         grasp_noise_m: standard deviation of where a grasp is aimed at, in the plane.
-        miss: share of grasps that are aimed up to 4 cm beside the object.
+        miss: share of grasps that are aimed up to 5 cm beside the object.
     """
 
     reach: float = 0.15
@@ -39,8 +39,8 @@ class PlayConfig:
     pick: float = 0.65
     interrupt: float = 0.02
     action_noise: float = 0.15
-    grasp_noise_m: float = 0.004
-    miss: float = 0.15
+    grasp_noise_m: float = 0.006
+    miss: float = 0.25
 
     def __post_init__(self) -> None:
         if (
@@ -179,7 +179,7 @@ class PlayPolicy:
         rng, c = self._rng, self._config
         aim = rng.normal(0, c.grasp_noise_m, 2)
         if rng.random() < c.miss:
-            aim = rng.uniform(-0.04, 0.04, 2)
+            aim = rng.uniform(-0.05, 0.05, 2)
         yaw = self._hands.grasp_yaw(i) + rng.normal(0, 0.1)
         if rng.random() < 0.2:
             yaw = rng.uniform(-0.8, 0.8)

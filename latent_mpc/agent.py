@@ -95,8 +95,8 @@ class AgentConfig:
             raise UnknownNameError("planner", self.planner, ["hierarchy", "flat"])
         if self.coarse_dynamics not in ("decoded", "macro"):
             raise UnknownNameError("coarse dynamics", self.coarse_dynamics, ["decoded", "macro"])
-        weights = (self.latent_weight, self.arm_weight, self.subgoal_arm_weight, self.macro_penalty)
-        weights += (self.guardrail_weight, self.noise_margin)
+        weights = [self.latent_weight, self.arm_weight, self.subgoal_arm_weight, self.macro_penalty]
+        weights += [self.guardrail_weight, self.noise_margin]
         if min(weights) < 0 or self.fine_std <= 0:
             raise InvalidInputError("weights and noise_margin must be at least 0, fine_std positive")
         if self.execute_steps < 1 or self.coarse_horizon < 1:
