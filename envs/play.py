@@ -188,6 +188,9 @@ class PlayPolicy:
     def _place_somewhere(self, i: int) -> Behaviour:
         rng = self._rng
         target = self._point(0.0, 0.0)
+        if rng.random() < 0.3:  # small corrections
+            near = self._env.object_positions()[i, :2] + rng.uniform(-0.08, 0.08, 2)
+            target[:2] = np.clip(near, self._env.config.object_low_m, self._env.config.object_high_m)
         half = self._env.objects[i].half_size_m[2]
         drop = 0.0 if rng.random() < 0.6 else rng.uniform(0, 0.05)
         target[2] = max(half + drop, self._env.config.tcp_low_m[2])

@@ -31,8 +31,8 @@ from latent_mpc.planner.planner import Planner, make_planner
 from latent_mpc.planner.rollout import rollout
 from latent_mpc.planner.search import Iteration
 from latent_mpc.planner.shift import shift
-from latent_mpc.types import InvalidInputError, MacroModel, Observation, Plan, UnknownNameError, check_image
-from latent_mpc.world_model.macro import DecodedMacroActions
+from latent_mpc.types import InvalidInputError, Observation, Plan, UnknownNameError, check_image
+from latent_mpc.world_model.macro import MacroActions
 from latent_mpc.world_model.model import WorldModel, load_world_model
 
 OPENING = 5  # entry of the tabletop environments' proprioception, after the tool's x, y, z and yaw
@@ -79,6 +79,7 @@ class AgentConfig:
     flat_iterations: int = 5
     execute_steps: int = 2
     noise_margin: float = 3.0
+    log_energy: bool = False
     latent_weight: float = 0.03
     arm_weight: float = 0.1
     tool_low_m: tuple[float, float, float] = (0.34, -0.23, 0.0)
@@ -88,6 +89,8 @@ class AgentConfig:
     subgoal_arm_weight: float = 0.5
     macro_penalty: float = 0.0
     fine_std: float = 0.3
+    fine_mean: bool = False
+    coarse_mean: bool = False
     deadline_s: float | None = None
 
     def __post_init__(self) -> None:
@@ -141,39 +144,27 @@ class Agent:
     def __init__(self, model: WorldModel, config: AgentConfig | None = None, device: str = "cpu") -> None:
         self.model, self.config, self.device = model.to(device), config or AgentConfig(), torch.device(device)
         c, m = self.config, model.config
-        self._coarse_model: MacroModel = (
-            DecodedMacroActions(model.macro, model.predictor) if c.coarse_dynamics == "decoded" else model.macro
+        self._coarse = make_planner(
+            "cem",
+            horizon=c.coarse_horizon,
+            action_dim=m.macro_dim,
+            num_samples=c.coarse_samples,
+            num_iterations=c.coarse_iterations,
+            low=-MACRO_BOX,
+            high=MACRO_BOX,
+            init_std=1.0,
+            return_mean=c.coarse_mean,
+            device=device,
         )
-        self._hierarchy = Hierarchy(
-            coarse=[
-                CoarseLevel(
-                    make_planner(
-                        "cem",
-                        horizon=c.coarse_horizon,
-                        action_dim=m.macro_dim,
-                        num_samples=c.coarse_samples,
-                        num_iterations=c.coarse_iterations,
-                        low=-MACRO_BOX,
-                        high=MACRO_BOX,
-                        init_std=1.0,
-                        device=device,
-                    ),
-                    self._coarse_model,
-                    reduction=c.reduction,
-                    macro_penalty=c.macro_penalty,
-                )
-            ],
-            fine=make_planner(
-                "cem",
-                horizon=m.chunk_length,
-                action_dim=m.action_dim,
-                num_samples=c.fine_samples,
-                num_iterations=c.fine_iterations,
-                init_std=c.fine_std,
-                device=device,
-            ),
-            predictor=model.predictor,
-            fine_reduction="sum",  # straight to the subgoal: only the first steps of a chunk are executed
+        self._fine = make_planner(
+            "cem",
+            horizon=m.chunk_length,
+            action_dim=m.action_dim,
+            num_samples=c.fine_samples,
+            num_iterations=c.fine_iterations,
+            init_std=c.fine_std,
+            return_mean=c.fine_mean,
+            device=device,
         )
         self._flat = make_planner(
             "cem",
@@ -197,6 +188,16 @@ class Agent:
         image = self._checked_image(goal_image, "goal_image")
         with torch.no_grad():
             self._goal = self.model.observe_goal(torch.from_numpy(image.copy())[None].to(self.device))  # (1, D)
+        c = self.config
+        self._macro = MacroActions(
+            self.model.macro, self._goal[0], self.model.predictor if c.coarse_dynamics == "decoded" else None
+        )
+        self._hierarchy = Hierarchy(
+            coarse=[CoarseLevel(self._coarse, self._macro, reduction=c.reduction, macro_penalty=c.macro_penalty)],
+            fine=self._fine,
+            predictor=self.model.predictor,
+            fine_reduction="sum",  # straight to the subgoal: only the first steps of a chunk are executed
+        )
         self._generator = torch.Generator()
         if seed is None:
             self._generator.seed()
@@ -220,7 +221,7 @@ class Agent:
         if self.config.planner == "flat":
             plan: Callable[..., Plan | HierarchyPlan] = partial(self._plan_directly, self._flat, "min")
         elif self._arranged(state):
-            plan = partial(self._plan_directly, self._hierarchy.fine, "sum")
+            plan = partial(self._plan_directly, self._fine, "sum")
         else:
             plan = self._plan_hierarchy
         with torch.no_grad():
@@ -254,7 +255,10 @@ class Agent:
         """Energy to the goal: states (..., D) -> (...), unitless."""
         assert self._goal is not None
         goal, c = self._goal[0], self.config
-        scene = self.model.scene_distance(states, goal).clamp_min(c.noise_margin * self.model.scene_noise)
+        noise = c.noise_margin * self.model.scene_noise
+        scene = self.model.scene_distance(states, goal).clamp_min(noise)
+        if c.log_energy:
+            scene = (scene / noise).log()
         energy = scene + self._difference(states, goal, c.latent_weight, c.arm_weight)
         return energy + c.guardrail_weight * self._violation(states)
 
@@ -296,7 +300,7 @@ class Agent:
             deadline_s=deadline_s,
             callbacks=[lambda it: last.__setitem__(0, it), lambda it: last.__setitem__(1, it)],
         )
-        coarse = rollout(self._coarse_model, state, plan.plans[0].actions[:, None])[0, 0]  # (K, D)
+        coarse = rollout(self._macro, state, plan.plans[0].actions[:, None])[0, 0]  # (K, D)
         self._record(plan, state, coarse, plan.subgoals[0], last, started)
         return plan
 

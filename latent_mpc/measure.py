@@ -253,10 +253,7 @@ class _Measuring:
 
 
 def _predictions(model: WorldModel, states: Tensor, actions: Tensor) -> Iterator[tuple[str, int, Tensor]]:
-    """Level, control steps ahead and predicted state (B, D), from states (B, H+1, D) and actions (B, H, A).
-
-    The coarse level gets the mean macro-action that its posterior infers from the true state and the actions taken.
-    """
+    """Level, control steps ahead and predicted state (B, D), from states (B, H+1, D) and actions (B, H, A)."""
     state = states[:, 0]
     for k in range(HORIZON):
         state = model.predictor.step(state, actions[:, k])
@@ -264,8 +261,7 @@ def _predictions(model: WorldModel, states: Tensor, actions: Tensor) -> Iterator
             yield "fine", k + 1, state
     chunk, state = model.config.chunk_length, states[:, 0]
     for at in range(0, HORIZON - chunk + 1, chunk):
-        macro, _ = model.macro.posterior(states[:, at], actions[:, at : at + chunk])
-        state = model.macro.step(state, macro)
+        state = model.macro.predict(state, actions[:, at : at + chunk])
         yield "coarse", at + chunk, state
 
 

@@ -12,6 +12,7 @@ import yaml
 from latent_mpc.types import InvalidInputError, MacroModel, Predictor
 from latent_mpc.world_model.checkpoint import Checkpoint, save_checkpoint
 from latent_mpc.world_model.encoder import EncoderConfig
+from latent_mpc.world_model.macro import MacroActions
 from latent_mpc.world_model.model import ModelConfig, WorldModel, load_world_model, save_world_model
 
 ENCODER = EncoderConfig(image_size=32, channels=(3, 4), num_keypoints=5, hidden=16, latent_dim=7)
@@ -98,20 +99,45 @@ def test_the_contrast_forgives_what_moved_and_adds_the_arm(model: WorldModel) ->
 def test_the_dynamics_take_any_leading_dimensions(model: WorldModel) -> None:
     g = torch.Generator().manual_seed(2)
     predictor: Predictor = model.predictor
-    macro: MacroModel = model.macro
     state, action, m = (torch.randn(2, 3, width, generator=g) for width in (13, 4, 5))
+    macro: MacroModel = MacroActions(model.macro, state[0, 0])
     assert predictor.step(state, action).shape == macro.step(state, m).shape == (2, 3, 13)
     torch.testing.assert_close(predictor.step(state, action)[1, 2], predictor.step(state[1, 2], action[1, 2]))
     chunk = macro.decode(state, 50 * m)
     assert chunk.shape == (2, 3, SIZES.chunk_length, 4) and chunk.abs().max() <= 1
     assert (macro.chunk_length, macro.macro_dim) == (5, 5)
-    assert [t.shape for t in model.macro.posterior(state, chunk)] == [(2, 3, 5)] * 2
+    assert [t.shape for t in model.macro.posterior(state, state, torch.zeros(2, 3, 1), chunk)] == [(2, 3, 4)] * 2
 
 
 def test_fresh_dynamics_predict_that_nothing_moves() -> None:
     model, state = WorldModel(ENCODER, SIZES), torch.ones(1, 13)
     assert torch.equal(model.predictor.step(state, torch.ones(1, 4)), state)
-    assert torch.equal(model.macro.step(state, torch.ones(1, 5)), state)
+    assert torch.equal(model.macro.predict(state, torch.ones(1, 5, 4)), state)
+
+
+def test_the_last_entry_of_a_macro_action_is_the_time_to_the_goal(model: WorldModel) -> None:
+    g, macro = torch.Generator().manual_seed(5), model.macro
+    state, goal, x = (torch.randn(7, width, generator=g) for width in (13, 13, 4))
+    steps = torch.tensor([5.0, 6.0, 10.0, 17.5, 20.0, 25.0, 30.0])
+    share = torch.tensor([0.0, 0.04, 0.2, 0.5, 0.6, 0.8, 1.0])
+    torch.testing.assert_close(macro.time(steps)[:, 0], share)
+    m = torch.cat([x, torch.special.ndtri(share)[:, None]], dim=-1)
+    torch.testing.assert_close(macro.decode(state, goal, m), macro.decode_at(state, goal, share[:, None], x))
+    assert not torch.equal(macro.decode(state, goal, m), macro.decode(state, goal, m.roll(1, 0)))
+
+
+def test_macro_actions_lead_where_the_dynamics_say(model: WorldModel) -> None:
+    g = torch.Generator().manual_seed(4)
+    goal, other, state, m = (torch.randn(width, generator=g) for width in (13, 13, 13, 5))
+    chunk = model.macro.decode(state, goal, m)
+    coarse, fine = MacroActions(model.macro, goal), MacroActions(model.macro, goal, model.predictor)
+    assert torch.equal(coarse.decode(state, m), chunk) and torch.equal(fine.decode(state, m), chunk)
+    assert not torch.equal(MacroActions(model.macro, other).decode(state, m), chunk)  # the goal matters
+    assert torch.equal(coarse.step(state, m), model.macro.predict(state, chunk))
+    end = state
+    for action in chunk:
+        end = model.predictor.step(end, action)
+    assert torch.equal(fine.step(state, m), end) and not torch.equal(fine.step(state, m), coarse.step(state, m))
 
 
 def test_saved_and_loaded_gives_the_same_outputs(
@@ -126,8 +152,9 @@ def test_saved_and_loaded_gives_the_same_outputs(
     assert torch.equal(loaded.observe(images, proprio), state)
     assert torch.equal(loaded.observe_goal(images), model.observe_goal(images))
     assert torch.equal(loaded.predictor.step(state, action), model.predictor.step(state, action))
-    assert torch.equal(loaded.macro.step(state, m), model.macro.step(state, m))
-    assert torch.equal(loaded.macro.decode(state, m), model.macro.decode(state, m))
+    chunk = model.macro.decode(state, state, m)
+    assert torch.equal(loaded.macro.decode(state, state, m), chunk)
+    assert torch.equal(loaded.macro.predict(state, chunk), model.macro.predict(state, chunk))
     assert loaded.scene_noise.item() == 0.25
 
 

@@ -1,11 +1,17 @@
-"""Macro-actions: what play does in C steps, as a vector m that is standard normal given the state.
+"""Macro-actions: what play does in C steps on its way to a goal, as a vector m that is standard normal.
 
-    q(m | s, a_1…a_C),  â = d(s, m),  ŝ = s + F(s, m);   min ‖â − a‖² / 2σ_a² + ‖ŝ − s_C‖² / 2σ_s² + KL(q ‖ N(0, I))
+    g = s_{t+k},  k ~ U[C, k_max];   q(x | s, g, k, a_1…a_C),  â = d(s, g, k, x);
+    min ‖â − a‖² / 2σ_a² + KL(q ‖ N(0, I))
+    ŝ = s + F(s, a_1…a_C);   min ‖ŝ − s_C‖² / 2σ_s²
 
-Because decoder and coarse dynamics see the state, m ~ N(0, I) *is* the state-conditional prior of play, whitened:
-a search within a few standard deviations of zero stays inside what play has shown in this state.
-Source: skill priors, Pertsch et al. (arXiv 2010.11944), with the prior folded into the decoder; chunked latent
-dynamics after hierarchical planning with latent world models (arXiv 2604.03208).
+g is a state that play reached k steps later: hindsight makes every stretch of play an example of how to get where it
+led, in how many steps. The macro-action is m = [x, Φ⁻¹((k − C) / (k_max − C))]. Because the decoder sees state, goal
+and k, m ~ N(0, I) *is* the prior over what play does here on the way to g, whitened: a search within a few standard
+deviations of zero stays inside what play has shown. The decoder only proposes; what a proposal leads to is for the
+dynamics to say.
+Source: skill priors, Pertsch et al. (arXiv 2010.11944), with the prior folded into the decoder; hindsight goals,
+Lynch et al. (arXiv 1903.01973); chunked latent dynamics after hierarchical planning with latent world models
+(arXiv 2604.03208).
 """
 
 from __future__ import annotations
@@ -18,48 +24,82 @@ from latent_mpc.world_model.layers import ResidualMLP, mlp
 
 
 class MacroActionModel(nn.Module):
-    """Encoder and decoder of action chunks and the coarse dynamics. A `MacroModel` in the sense of types.py."""
+    """Encoder and decoder of action chunks, and the coarse dynamics F.
+
+    Attributes:
+        max_steps: k_max, the furthest ahead that a state is still taken for a goal.
+    """
 
     def __init__(
-        self, state_dim: int, action_dim: int, macro_dim: int, chunk_length: int, width: int, blocks: int
+        self,
+        state_dim: int,
+        action_dim: int,
+        macro_dim: int,
+        chunk_length: int,
+        max_steps: int,
+        width: int,
+        blocks: int,
     ) -> None:
         super().__init__()
+        self.max_steps = max_steps
         self.chunk_length, self.macro_dim, self.action_dim = chunk_length, macro_dim, action_dim
         chunk_dim = chunk_length * action_dim
-        self.encoder = mlp(state_dim + chunk_dim, width, 2 * macro_dim, depth=2)
-        self.decoder = mlp(state_dim + macro_dim, width, chunk_dim, depth=2)
-        self.net = ResidualMLP(state_dim + macro_dim, width, state_dim, blocks)
+        self.encoder = mlp(2 * state_dim + 1 + chunk_dim, width, 2 * (macro_dim - 1), depth=2)
+        self.decoder = ResidualMLP(2 * state_dim + macro_dim, width, chunk_dim, blocks)
+        self.net = ResidualMLP(state_dim + chunk_dim, width, state_dim, blocks)
 
-    def posterior(self, state: Tensor, chunk: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log variance of q(m | s, a_1…a_C): state (..., D), chunk (..., C, A) -> (..., M) each."""
-        mean, log_var = self.encoder(torch.cat([state, chunk.flatten(-2)], dim=-1)).chunk(2, dim=-1)
+    def posterior(self, state: Tensor, goal: Tensor, time: Tensor, chunk: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log variance of q(x | s, g, k, a_1…a_C).
+
+        Args:
+            state, goal: (..., D). time: k as a share of its range, (..., 1) in [0, 1]. chunk: (..., C, A).
+        Returns:
+            (..., M - 1) each.
+        """
+        mean, log_var = self.encoder(torch.cat([state, goal, time, chunk.flatten(-2)], dim=-1)).chunk(2, dim=-1)
         return mean, log_var.clamp(-12, 4)
+
+    def time(self, steps: Tensor) -> Tensor:
+        """k control steps (...,) -> their share of its range (..., 1)."""
+        return ((steps - self.chunk_length) / (self.max_steps - self.chunk_length))[..., None]
+
+    def decode_at(self, state: Tensor, goal: Tensor, time: Tensor, x: Tensor) -> Tensor:
+        """As `decode`, of m in its parts: time (..., 1) as in `posterior`, x (..., M - 1)."""
+        chunk = torch.tanh(self.decoder(torch.cat([state, goal, time, x], dim=-1)))
+        return chunk.unflatten(-1, (self.chunk_length, self.action_dim))
+
+    def decode(self, state: Tensor, goal: Tensor, macro: Tensor) -> Tensor:
+        """States (..., D), macro (..., M) -> actions (..., C, A) in [-1, 1]."""
+        return self.decode_at(state, goal, torch.special.ndtr(macro[..., -1:]), macro[..., :-1])
+
+    def predict(self, state: Tensor, chunk: Tensor) -> Tensor:
+        """F: state (..., D), chunk (..., C, A) -> state C steps later (..., D)."""
+        return state + self.net(torch.cat([state, chunk.flatten(-2)], dim=-1))
+
+
+class MacroActions:
+    """Macro-actions towards one goal. A `MacroModel` in the sense of types.py.
+
+    Attributes:
+        model: decodes them.
+        goal: (D,).
+        predictor: the fine dynamics, which then say where the decoded actions lead; None for the coarse ones, a
+            fifth of the work at chunks of five.
+    """
+
+    def __init__(self, model: MacroActionModel, goal: Tensor, predictor: Predictor | None = None) -> None:
+        self.chunk_length, self.macro_dim = model.chunk_length, model.macro_dim
+        self.model, self.goal, self.predictor = model, goal, predictor
 
     def step(self, state: Tensor, macro: Tensor) -> Tensor:
         """state (..., D), macro (..., M) -> state `chunk_length` steps later (..., D)."""
-        return state + self.net(torch.cat([state, macro], dim=-1))
+        chunk = self.decode(state, macro)
+        if self.predictor is None:
+            return self.model.predict(state, chunk)
+        for action in chunk.unbind(-2):
+            state = self.predictor.step(state, action)
+        return state
 
     def decode(self, state: Tensor, macro: Tensor) -> Tensor:
         """state (..., D), macro (..., M) -> actions (..., C, A) in [-1, 1]."""
-        chunk = torch.tanh(self.decoder(torch.cat([state, macro], dim=-1)))
-        return chunk.unflatten(-1, (self.chunk_length, self.action_dim))
-
-
-class DecodedMacroActions:
-    """The same macro-actions, but what they lead to is rolled out by the fine dynamics on the decoded actions.
-
-        s' = f(… f(s, â_1) …, â_C),   â = d(s, m)
-
-    C times the work of the coarse dynamics, and nothing between decoder and prediction for a search to exploit.
-    A `MacroModel` in the sense of types.py.
-    """
-
-    def __init__(self, macro: MacroActionModel, predictor: Predictor) -> None:
-        self.chunk_length, self.macro_dim = macro.chunk_length, macro.macro_dim
-        self.decode, self._predictor = macro.decode, predictor
-
-    def step(self, state: Tensor, macro: Tensor) -> Tensor:
-        """state (..., D), macro (..., M) -> state `chunk_length` steps later (..., D)."""
-        for action in self.decode(state, macro).unbind(-2):
-            state = self._predictor.step(state, action)
-        return state
+        return self.model.decode(state, self.goal.expand_as(state), macro)

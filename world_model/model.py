@@ -42,7 +42,8 @@ class ModelConfig:
         embedding_dim: width of the embedding in which scenes are compared.
         head_width: hidden width of the proprioception head and of the scene distance.
         predictor_width, predictor_blocks: the one-step dynamics.
-        macro_dim: width M of a macro-action; chunk_length: actions C in it.
+        macro_dim: width M of a macro-action, with the one entry that stands for the time to the goal;
+            chunk_length: actions C in it; max_goal_steps: longest time to the goal, in control steps.
         macro_width, macro_blocks: the macro-action model.
     """
 
@@ -52,14 +53,20 @@ class ModelConfig:
     head_width: int = 256
     predictor_width: int = 256
     predictor_blocks: int = 3
-    macro_dim: int = 8
+    macro_dim: int = 9
     chunk_length: int = 5
+    max_goal_steps: int = 30
     macro_width: int = 256
     macro_blocks: int = 2
 
     def __post_init__(self) -> None:
         if min(asdict(self).values()) < 1:
             raise InvalidInputError(f"every size must be at least 1, got {self}")
+        if self.macro_dim < 2 or self.max_goal_steps <= self.chunk_length:
+            raise InvalidInputError(
+                f"macro_dim must be at least 2 and max_goal_steps exceed chunk_length, got {self.macro_dim}, "
+                f"{self.max_goal_steps} and {self.chunk_length}"
+            )
 
 
 class WorldModel(nn.Module):
@@ -87,6 +94,7 @@ class WorldModel(nn.Module):
             config.action_dim,
             config.macro_dim,
             config.chunk_length,
+            config.max_goal_steps,
             config.macro_width,
             config.macro_blocks,
         )

@@ -34,6 +34,7 @@ class TrainConfig:
         min_gap, max_gap: control steps between the states of a pair.
         rollout_steps, macro_steps: steps that predictions are rolled out over in training.
         start_noise: standard deviation of what is added to a rollout's first state.
+        decoder_noise: the same for the states that macro-actions are decoded in; those of a plan are predicted ones.
         num_threads: CPU threads.
     """
 
@@ -48,11 +49,12 @@ class TrainConfig:
     rollout_steps: int = 10
     macro_steps: int = 4
     start_noise: float = 0.02
+    decoder_noise: float = 0.1
     num_threads: int = 1
 
     def __post_init__(self) -> None:
-        if min(self.state_noise, self.action_noise) <= 0 or self.start_noise < 0:
-            raise InvalidInputError("state_noise and action_noise must be positive, start_noise at least 0")
+        if min(self.state_noise, self.action_noise) <= 0 or min(self.start_noise, self.decoder_noise) < 0:
+            raise InvalidInputError("state_noise and action_noise must be positive, the other noises at least 0")
         if not 1 <= self.min_gap <= self.max_gap:
             raise InvalidInputError(f"need 1 <= min_gap <= max_gap, got {self.min_gap} and {self.max_gap}")
         if min(self.rollout_steps, self.macro_steps, self.num_threads) < 1:
@@ -160,27 +162,31 @@ def _predictor_stage(model: WorldModel, clips: Clips, config: TrainConfig) -> _S
 
 
 def _macro_stage(model: WorldModel, clips: Clips, config: TrainConfig) -> _Stage:
-    chunk = model.config.chunk_length
+    chunk, macro = model.config.chunk_length, model.macro
     draw = _clip_sampler(model, clips, config.macro_steps * chunk, config.macro.batch_size)
-    macro = model.macro
+    draw_goals = _goal_sampler(model, clips, chunk, macro.max_steps, config.macro.batch_size)
+
+    def noisy(s: Tensor, std: float, generator: torch.Generator) -> Tensor:
+        return s + std * torch.randn(s.shape, generator=generator).to(s)
 
     def losses(generator: torch.Generator) -> dict[str, Tensor]:
-        states, actions = draw(generator)
-        at = states[:, ::chunk]  # (B, K+1, D)
-        chunks = actions.unflatten(1, (config.macro_steps, chunk))  # (B, K, C, A)
-        mean, log_var = macro.posterior(at[:, :-1], chunks)
-        m = mean + torch.randn(mean.shape, generator=generator).to(mean) * (0.5 * log_var).exp()
-        s = at[:, 0]
-        s = s + config.start_noise * torch.randn(s.shape, generator=generator).to(s)
-        rollout = []
-        for k in range(config.macro_steps):
-            s = macro.step(s, m[:, k])
-            rollout.append(s)
-        return {
-            "prediction": gaussian_nll(torch.stack(rollout, dim=1), at[:, 1:], config.state_noise),
-            "actions": gaussian_nll(macro.decode(at[:, :-1], m), chunks, config.action_noise, event_dims=2),
+        state, actions, goal, steps = draw_goals(generator)
+        state, goal = noisy(state, config.decoder_noise, generator), noisy(goal, config.start_noise, generator)
+        time = macro.time(steps)
+        mean, log_var = macro.posterior(state, goal, time, actions)
+        x = mean + torch.randn(mean.shape, generator=generator).to(mean) * (0.5 * log_var).exp()
+        decoded = macro.decode_at(state, goal, time, x)
+        terms = {
+            "actions": gaussian_nll(decoded, actions, config.action_noise, event_dims=2),
             "kl": gaussian_kl(mean, log_var),
         }
+        states, actions = draw(generator)
+        at = states[:, ::chunk]  # (B, K+1, D)
+        s, rollout = noisy(at[:, 0], config.start_noise, generator), []
+        for chunk_actions in actions.unflatten(1, (config.macro_steps, chunk)).unbind(1):
+            s = macro.predict(s, chunk_actions)
+            rollout.append(s)
+        return {**terms, "prediction": gaussian_nll(torch.stack(rollout, dim=1), at[:, 1:], config.state_noise)}
 
     return macro, losses
 
@@ -196,6 +202,27 @@ def _clip_sampler(
     def draw(generator: torch.Generator) -> tuple[Tensor, Tensor]:
         first = starts[torch.randint(len(starts), (batch_size, 1), generator=generator)]
         return states[first + ahead], clips.action[first + ahead[:-1]]
+
+    return draw
+
+
+def _goal_sampler(
+    model: WorldModel, clips: Clips, length: int, max_steps: int, batch_size: int
+) -> Callable[[torch.Generator], tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """Draws states (B, D), the `length` actions that follow (B, length, A), states reached later (B, D), and when (B,).
+
+    The goals lie `length` to `max_steps` steps ahead, at the episode's end where that comes first.
+    """
+    states = all_states(model, clips)
+    starts, frames = _starts(clips, length), _starts(clips, 0)
+    ends = frames[~torch.isin(frames, _starts(clips, 1))]  # last frames of the episodes
+    ahead = torch.arange(length)
+
+    def draw(generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        first = starts[torch.randint(len(starts), (batch_size,), generator=generator)]
+        later = first + torch.randint(length, max_steps + 1, (batch_size,), generator=generator)
+        goal = torch.minimum(later, ends[torch.searchsorted(ends, first)])
+        return states[first], clips.action[first[:, None] + ahead], states[goal], goal - first
 
     return draw
 
@@ -235,8 +262,9 @@ def _standardise_distance(model: WorldModel, clips: Clips, seed: int) -> None:
 
 @torch.no_grad()
 def _chunk_error(model: WorldModel, clips: Clips, seed: int) -> float:
-    """Median scene distance of true states to those predicted by a macro-action inferred from the actions taken."""
-    chunk = model.config.chunk_length
-    states, actions = _clip_sampler(model, clips, chunk, 4096)(torch.Generator().manual_seed(seed))
-    mean, _ = model.macro.posterior(states[:, 0], actions)
-    return model.scene_distance(model.macro.step(states[:, 0], mean), states[:, -1]).median().item()
+    """Median scene distance of true states to those that the predictor gives a chunk of actions earlier."""
+    states, actions = _clip_sampler(model, clips, model.config.chunk_length, 4096)(torch.Generator().manual_seed(seed))
+    predicted = states[:, 0]
+    for action in actions.unbind(1):
+        predicted = model.predictor.step(predicted, action)
+    return model.scene_distance(predicted, states[:, -1]).median().item()
