@@ -78,6 +78,9 @@ class AgentConfig:
     flat_samples: int = 256
     flat_iterations: int = 5
     execute_steps: int = 2
+    settle_steps: int = 1
+    settle_samples: int = 128
+    settle_iterations: int = 3
     noise_margin: float = 3.0
     log_energy: bool = False
     latent_weight: float = 0.03
@@ -86,6 +89,7 @@ class AgentConfig:
     tool_high_m: tuple[float, float, float] = (0.66, 0.23, 0.28)
     clearance_m: float = 0.06
     guardrail_weight: float = 1.0
+    drag_weight: float = 1.0
     subgoal_arm_weight: float = 0.5
     macro_penalty: float = 0.0
     fine_std: float = 0.3
@@ -166,6 +170,14 @@ class Agent:
             return_mean=c.fine_mean,
             device=device,
         )
+        self._settle = make_planner(
+            "cem",
+            horizon=m.chunk_length,
+            action_dim=m.action_dim,
+            num_samples=c.settle_samples,
+            num_iterations=c.settle_iterations,
+            device=device,
+        )
         self._flat = make_planner(
             "cem",
             horizon=c.flat_horizon,
@@ -218,10 +230,12 @@ class Agent:
         if self._goal is None:
             raise InvalidInputError("call reset(goal_image) before act(observation)")
         state = self.observe(observation)[None]
+        self._horizon.execute_steps = self.config.execute_steps
         if self.config.planner == "flat":
             plan: Callable[..., Plan | HierarchyPlan] = partial(self._plan_directly, self._flat, "min")
         elif self._arranged(state):
-            plan = partial(self._plan_directly, self._fine, "sum")
+            plan = partial(self._plan_directly, self._settle, "sum")
+            self._horizon.execute_steps = self.config.settle_steps
         else:
             plan = self._plan_hierarchy
         with torch.no_grad():
@@ -251,8 +265,8 @@ class Agent:
         distance = self.model.scene_distance(state[0], self._goal[0])
         return bool(distance <= self.config.noise_margin * self.model.scene_noise)
 
-    def goal_energy(self, states: Tensor) -> Tensor:
-        """Energy to the goal: states (..., D) -> (...), unitless."""
+    def goal_energy(self, states: Tensor, start: Tensor | None = None) -> Tensor:
+        """Energy to the goal: states (..., D) -> (...), unitless. With `start` (D,), of a rollout (..., H, D) from it."""
         assert self._goal is not None
         goal, c = self._goal[0], self.config
         noise = c.noise_margin * self.model.scene_noise
@@ -260,18 +274,19 @@ class Agent:
         if c.log_energy:
             scene = (scene / noise).log()
         energy = scene + self._difference(states, goal, c.latent_weight, c.arm_weight)
-        return energy + c.guardrail_weight * self._violation(states)
+        return energy + c.guardrail_weight * self._violation(states, start)
 
-    def subgoal_energy(self, states: Tensor, subgoal: Tensor) -> Tensor:
-        """Energy to a predicted subgoal: states (..., D), subgoal broadcastable -> (...), unitless."""
+    def subgoal_energy(self, states: Tensor, subgoal: Tensor, start: Tensor | None = None) -> Tensor:
+        """Energy to a predicted subgoal (..., D), otherwise as `goal_energy`."""
         c = self.config
         difference = self._difference(states, subgoal, 1.0, c.subgoal_arm_weight)
-        return difference + c.guardrail_weight * self._violation(states)
+        return difference + c.guardrail_weight * self._violation(states, start)
 
-    def _violation(self, states: Tensor) -> Tensor:
+    def _violation(self, states: Tensor, start: Tensor | None) -> Tensor:
         """Guardrails, 0 when they hold: states (..., D) -> (...).
 
-        How far the tool is out of its box, in units of 5 cm, and an empty closed gripper below its clearance.
+        How far the tool is out of its box, in units of 5 cm; an empty closed gripper below its clearance; how far the
+        tool goes sideways below the clearance without opening the gripper, in units of 5 cm.
         """
         c = self.config
         proprio = self.model.split(states)[1] * self.model.proprio_std + self.model.proprio_mean
@@ -279,7 +294,15 @@ class Agent:
         low, high = position_m.new_tensor(c.tool_low_m), position_m.new_tensor(c.tool_high_m)
         outside = (position_m - position_m.clamp(low, high)).abs().sum(-1) / 0.05
         closed = torch.sigmoid((EMPTY_OPENING_M - opening_m) / (0.2 * EMPTY_OPENING_M))
-        return outside + closed * (1.0 - position_m[..., 2] / c.clearance_m).clamp(0.0, 1.0)
+        violation = outside + closed * (1.0 - position_m[..., 2] / c.clearance_m).clamp(0.0, 1.0)
+        if start is not None and c.drag_weight > 0:
+            first = (self.model.split(start)[1] * self.model.proprio_std + self.model.proprio_mean).expand_as(proprio[..., :1, :])
+            before = torch.cat([first, proprio[..., :-1, :]], dim=-2)
+            sideways_m = (position_m - before[..., :3])[..., :2].norm(dim=-1)
+            low = (1.0 - torch.maximum(position_m[..., 2], before[..., 2]) / c.clearance_m).clamp(0.0, 1.0)
+            shut = torch.sigmoid((0.06 - torch.maximum(opening_m, before[..., OPENING])) / 0.005)
+            violation = violation + c.drag_weight * shut * (3 * low).clamp_max(1.0) * (sideways_m - 0.01).clamp_min(0.0) / 0.05
+        return violation
 
     def _difference(self, states: Tensor, target: Tensor, latent_weight: float, arm_weight: float) -> Tensor:
         latent, arm = self.model.split((states - target).square())
@@ -292,8 +315,8 @@ class Agent:
         last: list[Iteration | None] = [None, None]
         plan = self._hierarchy.plan(
             state,
-            self.goal_energy,
-            self.subgoal_energy,
+            partial(self.goal_energy, start=state[0]),
+            partial(self.subgoal_energy, start=state[0]),
             generator=self._generator,
             previous=previous if isinstance(previous, HierarchyPlan) else None,
             executed=executed,
@@ -317,7 +340,7 @@ class Agent:
         started = time.perf_counter()
         last: list[Iteration | None] = [None]
         plan = planner.plan(
-            RolloutCost(self.model.predictor, state, self.goal_energy, reduction),
+            RolloutCost(self.model.predictor, state, partial(self.goal_energy, start=state[0]), reduction),
             generator=self._generator,
             warm_start=shift(previous.actions, executed) if isinstance(previous, Plan) else None,
             deadline_s=deadline_s,

@@ -73,9 +73,9 @@ class PretrainConfig:
         num_threads: CPU threads.
     """
 
-    fit: FitConfig = field(default_factory=lambda: FitConfig(steps=14000, batch_size=48, learning_rate=4e-3))
+    fit: FitConfig = field(default_factory=lambda: FitConfig(steps=26000, batch_size=48, learning_rate=4e-3))
     max_gap: int = 10
-    proprio_weight: float = 1.0
+    proprio_weight: float = 2.0
     contrast_weight: float = 0.2
     sigreg_weight: float = 0.02
     num_projections: int = 64
