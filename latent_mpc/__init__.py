@@ -6,18 +6,18 @@ Importing it registers the environments `latent_mpc/Reach-v0`, `latent_mpc/Push-
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from latent_mpc.envs import register_envs
 
 if TYPE_CHECKING:
-    from latent_mpc.agent import Agent
+    from latent_mpc.agent import Agent, AgentConfig
 
 register_envs()
 
 
-def load_agent(weights: str | Path, *, device: str = "cpu", **settings: Any) -> Agent:
+def load_agent(weights: str | Path, *, config: AgentConfig | None = None, device: str = "cpu") -> Agent:
     """Load a shipped model (`"panda-tabletop"`) or a folder; see `latent_mpc.agent.load_agent`."""
     from latent_mpc import agent  # not at the top: `latent-mpc --help` does not wait for torch
 
-    return agent.load_agent(weights, device=device, **settings)
+    return agent.load_agent(weights, config=config, device=device)

@@ -1,19 +1,19 @@
 """The agent: encode, plan over subgoals, act. Wires the world model to the planner.
 
-    E(s) = max(d(s, s_g), ε) + κ ‖z̃ − z̃_g‖² + λ ‖p̃ − p̃_g‖²
+    E(s) = ln(max(d(s, s_g), ε) / ε) + κ ‖z̃ − z̃_g‖² + λ ‖p̃ − p̃_g‖² + guardrails
 
 d is the learned distance between arrangements of the scene, z̃ and p̃ the standardised image latent and
 proprioception (means of squares over dimensions); the goal's come from the goal image alone. ε is set by the model's
 own prediction error: below it the scene counts as arranged, only details of the image and the arm's pose still matter,
-and the fine level plans to the goal itself. Towards a subgoal, which was predicted in full, the last two terms are
-enough.
+and the agent settles: it plans actions to the goal itself. The logarithm keeps the last centimetres as steep as the
+first. Towards a subgoal, which was predicted in full, the two differences are enough.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,13 +31,27 @@ from latent_mpc.planner.planner import Planner, make_planner
 from latent_mpc.planner.rollout import rollout
 from latent_mpc.planner.search import Iteration
 from latent_mpc.planner.shift import shift
+from latent_mpc.tool_guardrails import GuardrailConfig, tool_violation
 from latent_mpc.types import InvalidInputError, Observation, Plan, UnknownNameError, check_image
 from latent_mpc.world_model.macro import MacroActions
 from latent_mpc.world_model.model import WorldModel, load_world_model
 
-OPENING = 5  # entry of the tabletop environments' proprioception, after the tool's x, y, z and yaw
-EMPTY_OPENING_M = 0.015  # a gripper opened less holds nothing
 SHIPPED = Path(str(weights.__file__)).parent
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """A CEM: candidates an iteration, iterations, and the initial standard deviation, in half boxes."""
+
+    num_samples: int
+    num_iterations: int
+    init_std: float = 1.0
+
+    def __post_init__(self) -> None:
+        if min(self.num_samples, self.num_iterations) < 1 or not self.init_std > 0:
+            raise InvalidInputError(
+                f"num_samples and num_iterations must be at least 1 and init_std positive, got {self}"
+            )
 
 
 @dataclass(frozen=True)
@@ -45,56 +59,37 @@ class AgentConfig:
     """How the agent plans.
 
     Attributes:
-        planner: "hierarchy" or "flat" (CEM on actions, `flat_horizon` steps, for comparison).
+        planner: "hierarchy" or "flat" (CEM on actions to the goal itself, for comparison).
         coarse_dynamics: what predicts where a macro-action leads: "decoded" (its actions, through the fine dynamics) or
-            "macro" (the coarse dynamics, five times cheaper and easier to exploit).
-        coarse_horizon: macro-actions looked ahead; coarse_samples, coarse_iterations: of its CEM.
-        reduction: of the goal energy over the coarse steps. "sum" rewards to arrive early; with "min" a plan that
-            arrives at its very end is as good, and replanning puts the arrival off for ever.
-        fine_samples, fine_iterations: of the CEM on actions towards the first subgoal.
-        flat_horizon, flat_samples, flat_iterations: of the flat planner.
-        execute_steps: actions executed of each plan.
+            "macro" (the coarse dynamics, a fifth of the work).
+        coarse: search over `coarse_horizon` macro-actions, in multiples of their prior's standard deviation. Few
+            iterations: late ones fit the model's errors.
+        fine: search over actions towards the first subgoal, around the decoded macro-action.
+        settle: search over actions to the goal, once the scene is arranged.
+        flat: search over `flat_horizon` actions of the flat planner; by default as many predictions as the hierarchy's.
+        execute_steps: actions executed of a plan; settle_steps: of one that settles.
         noise_margin: ε in units of the model's median prediction error over a chunk.
         latent_weight, arm_weight: κ and λ, towards the goal.
-        tool_low_m, tool_high_m: box that plans keep the tool in, where play has been; beyond it the model guesses.
-        clearance_m: a gripper that has closed on nothing is kept this far above the table, so that it picks things up
-            and does not shove them about.
-        guardrail_weight: on leaving either.
         subgoal_arm_weight: λ towards a subgoal, where κ is 1 and d does not count.
-        macro_penalty: on squared macro-actions, the log-likelihood under play's prior.
-        fine_std: initial standard deviation of the fine search around the decoded macro-action.
+        guardrails: soft ones, on the tool.
         deadline_s: seconds a call of `act` may plan; None for no limit.
     """
 
     planner: str = "hierarchy"
     coarse_dynamics: str = "decoded"
     coarse_horizon: int = 5
-    reduction: str = "sum"
-    coarse_samples: int = 256
-    coarse_iterations: int = 4
-    fine_samples: int = 128
-    fine_iterations: int = 4
+    coarse: SearchConfig = SearchConfig(128, 2)
+    fine: SearchConfig = SearchConfig(64, 2, 0.1)
+    settle: SearchConfig = SearchConfig(128, 3)
     flat_horizon: int = 25
-    flat_samples: int = 256
-    flat_iterations: int = 5
-    execute_steps: int = 2
-    settle_steps: int = 1
-    settle_samples: int = 128
-    settle_iterations: int = 3
+    flat: SearchConfig = SearchConfig(96, 3)
+    execute_steps: int = 4
+    settle_steps: int = 2
     noise_margin: float = 3.0
-    log_energy: bool = False
-    latent_weight: float = 0.03
-    arm_weight: float = 0.1
-    tool_low_m: tuple[float, float, float] = (0.34, -0.23, 0.0)
-    tool_high_m: tuple[float, float, float] = (0.66, 0.23, 0.28)
-    clearance_m: float = 0.06
-    guardrail_weight: float = 1.0
-    drag_weight: float = 1.0
+    latent_weight: float = 0.01
+    arm_weight: float = 0.03
     subgoal_arm_weight: float = 0.5
-    macro_penalty: float = 0.0
-    fine_std: float = 0.3
-    fine_mean: bool = False
-    coarse_mean: bool = False
+    guardrails: GuardrailConfig = field(default_factory=GuardrailConfig)
     deadline_s: float | None = None
 
     def __post_init__(self) -> None:
@@ -102,12 +97,10 @@ class AgentConfig:
             raise UnknownNameError("planner", self.planner, ["hierarchy", "flat"])
         if self.coarse_dynamics not in ("decoded", "macro"):
             raise UnknownNameError("coarse dynamics", self.coarse_dynamics, ["decoded", "macro"])
-        weights = [self.latent_weight, self.arm_weight, self.subgoal_arm_weight, self.macro_penalty]
-        weights += [self.guardrail_weight, self.noise_margin]
-        if min(weights) < 0 or self.fine_std <= 0:
-            raise InvalidInputError("weights and noise_margin must be at least 0, fine_std positive")
-        if self.execute_steps < 1 or self.coarse_horizon < 1:
-            raise InvalidInputError("execute_steps and coarse_horizon must be at least 1")
+        if min(self.latent_weight, self.arm_weight, self.subgoal_arm_weight) < 0 or self.noise_margin <= 0:
+            raise InvalidInputError("weights must be at least 0, noise_margin positive")
+        if min(self.execute_steps, self.settle_steps, self.coarse_horizon, self.flat_horizon) < 1:
+            raise InvalidInputError("steps and horizons must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -148,44 +141,24 @@ class Agent:
     def __init__(self, model: WorldModel, config: AgentConfig | None = None, device: str = "cpu") -> None:
         self.model, self.config, self.device = model.to(device), config or AgentConfig(), torch.device(device)
         c, m = self.config, model.config
-        self._coarse = make_planner(
-            "cem",
-            horizon=c.coarse_horizon,
-            action_dim=m.macro_dim,
-            num_samples=c.coarse_samples,
-            num_iterations=c.coarse_iterations,
-            low=-MACRO_BOX,
-            high=MACRO_BOX,
-            init_std=1.0,
-            return_mean=c.coarse_mean,
-            device=device,
-        )
-        self._fine = make_planner(
-            "cem",
-            horizon=m.chunk_length,
-            action_dim=m.action_dim,
-            num_samples=c.fine_samples,
-            num_iterations=c.fine_iterations,
-            init_std=c.fine_std,
-            return_mean=c.fine_mean,
-            device=device,
-        )
-        self._settle = make_planner(
-            "cem",
-            horizon=m.chunk_length,
-            action_dim=m.action_dim,
-            num_samples=c.settle_samples,
-            num_iterations=c.settle_iterations,
-            device=device,
-        )
-        self._flat = make_planner(
-            "cem",
-            horizon=c.flat_horizon,
-            action_dim=m.action_dim,
-            num_samples=c.flat_samples,
-            num_iterations=c.flat_iterations,
-            device=device,
-        )
+
+        def cem(search: SearchConfig, horizon: int, width: int, box: float = 1.0) -> Planner:
+            return make_planner(
+                "cem",
+                horizon=horizon,
+                action_dim=width,
+                num_samples=search.num_samples,
+                num_iterations=search.num_iterations,
+                low=-box,
+                high=box,
+                init_std=search.init_std,
+                device=device,
+            )
+
+        self._coarse = cem(c.coarse, c.coarse_horizon, m.macro_dim, MACRO_BOX)
+        self._fine = cem(c.fine, m.chunk_length, m.action_dim)
+        self._settle = cem(c.settle, m.chunk_length, m.action_dim)
+        self._flat = cem(c.flat, c.flat_horizon, m.action_dim)
         self._goal: Tensor | None = None
 
     def reset(self, goal_image: NDArray[np.uint8], *, seed: int | None = None) -> None:
@@ -200,12 +173,12 @@ class Agent:
         image = self._checked_image(goal_image, "goal_image")
         with torch.no_grad():
             self._goal = self.model.observe_goal(torch.from_numpy(image.copy())[None].to(self.device))  # (1, D)
-        c = self.config
-        self._macro = MacroActions(
-            self.model.macro, self._goal[0], self.model.predictor if c.coarse_dynamics == "decoded" else None
-        )
+        dynamics = self.model.predictor if self.config.coarse_dynamics == "decoded" else None
+        self._macro = MacroActions(self.model.macro, self._goal[0], dynamics)
         self._hierarchy = Hierarchy(
-            coarse=[CoarseLevel(self._coarse, self._macro, reduction=c.reduction, macro_penalty=c.macro_penalty)],
+            # Summed over the steps: with the least of them a plan that arrives at its very end is as good as one that
+            # arrives at once, and replanning puts the arrival off for ever.
+            coarse=[CoarseLevel(self._coarse, self._macro, reduction="sum")],
             fine=self._fine,
             predictor=self.model.predictor,
             fine_reduction="sum",  # straight to the subgoal: only the first steps of a chunk are executed
@@ -230,12 +203,12 @@ class Agent:
         if self._goal is None:
             raise InvalidInputError("call reset(goal_image) before act(observation)")
         state = self.observe(observation)[None]
-        self._horizon.execute_steps = self.config.execute_steps
+        settles = self.config.planner == "hierarchy" and self._arranged(state)
+        self._horizon.execute_steps = self.config.settle_steps if settles else self.config.execute_steps
         if self.config.planner == "flat":
-            plan: Callable[..., Plan | HierarchyPlan] = partial(self._plan_directly, self._flat, "min")
-        elif self._arranged(state):
-            plan = partial(self._plan_directly, self._settle, "sum")
-            self._horizon.execute_steps = self.config.settle_steps
+            plan: Callable[..., Plan | HierarchyPlan] = partial(self._plan_directly, self._flat)
+        elif settles:
+            plan = partial(self._plan_directly, self._settle)
         else:
             plan = self._plan_hierarchy
         with torch.no_grad():
@@ -266,43 +239,25 @@ class Agent:
         return bool(distance <= self.config.noise_margin * self.model.scene_noise)
 
     def goal_energy(self, states: Tensor, start: Tensor | None = None) -> Tensor:
-        """Energy to the goal: states (..., D) -> (...), unitless. With `start` (D,), of a rollout (..., H, D) from it."""
+        """Energy to the goal, unitless.
+
+        Args:
+            states: (..., D); a rollout (..., H, D) when `start` is given.
+            start: state (D,) that the rollout begins at, for the guardrails.
+        Returns:
+            (...).
+        """
         assert self._goal is not None
         goal, c = self._goal[0], self.config
-        noise = c.noise_margin * self.model.scene_noise
-        scene = self.model.scene_distance(states, goal).clamp_min(noise)
-        if c.log_energy:
-            scene = (scene / noise).log()
+        noise = (c.noise_margin * self.model.scene_noise).clamp_min(1e-6)
+        scene = (self.model.scene_distance(states, goal).clamp_min(noise) / noise).log()
         energy = scene + self._difference(states, goal, c.latent_weight, c.arm_weight)
-        return energy + c.guardrail_weight * self._violation(states, start)
+        return energy + tool_violation(self.model, c.guardrails, states, start)
 
     def subgoal_energy(self, states: Tensor, subgoal: Tensor, start: Tensor | None = None) -> Tensor:
         """Energy to a predicted subgoal (..., D), otherwise as `goal_energy`."""
-        c = self.config
-        difference = self._difference(states, subgoal, 1.0, c.subgoal_arm_weight)
-        return difference + c.guardrail_weight * self._violation(states, start)
-
-    def _violation(self, states: Tensor, start: Tensor | None) -> Tensor:
-        """Guardrails, 0 when they hold: states (..., D) -> (...).
-
-        How far the tool is out of its box, in units of 5 cm; an empty closed gripper below its clearance; how far the
-        tool goes sideways below the clearance without opening the gripper, in units of 5 cm.
-        """
-        c = self.config
-        proprio = self.model.split(states)[1] * self.model.proprio_std + self.model.proprio_mean
-        position_m, opening_m = proprio[..., :3], proprio[..., OPENING]
-        low, high = position_m.new_tensor(c.tool_low_m), position_m.new_tensor(c.tool_high_m)
-        outside = (position_m - position_m.clamp(low, high)).abs().sum(-1) / 0.05
-        closed = torch.sigmoid((EMPTY_OPENING_M - opening_m) / (0.2 * EMPTY_OPENING_M))
-        violation = outside + closed * (1.0 - position_m[..., 2] / c.clearance_m).clamp(0.0, 1.0)
-        if start is not None and c.drag_weight > 0:
-            first = (self.model.split(start)[1] * self.model.proprio_std + self.model.proprio_mean).expand_as(proprio[..., :1, :])
-            before = torch.cat([first, proprio[..., :-1, :]], dim=-2)
-            sideways_m = (position_m - before[..., :3])[..., :2].norm(dim=-1)
-            low = (1.0 - torch.maximum(position_m[..., 2], before[..., 2]) / c.clearance_m).clamp(0.0, 1.0)
-            shut = torch.sigmoid((0.06 - torch.maximum(opening_m, before[..., OPENING])) / 0.005)
-            violation = violation + c.drag_weight * shut * (3 * low).clamp_max(1.0) * (sideways_m - 0.01).clamp_min(0.0) / 0.05
-        return violation
+        difference = self._difference(states, subgoal, 1.0, self.config.subgoal_arm_weight)
+        return difference + tool_violation(self.model, self.config.guardrails, states, start)
 
     def _difference(self, states: Tensor, target: Tensor, latent_weight: float, arm_weight: float) -> Tensor:
         latent, arm = self.model.split((states - target).square())
@@ -330,7 +285,6 @@ class Agent:
     def _plan_directly(
         self,
         planner: Planner,
-        reduction: str,
         state: Tensor,
         previous: Plan | HierarchyPlan | None,
         executed: int,
@@ -340,7 +294,7 @@ class Agent:
         started = time.perf_counter()
         last: list[Iteration | None] = [None]
         plan = planner.plan(
-            RolloutCost(self.model.predictor, state, partial(self.goal_energy, start=state[0]), reduction),
+            RolloutCost(self.model.predictor, state, partial(self.goal_energy, start=state[0]), "sum"),
             generator=self._generator,
             warm_start=shift(previous.actions, executed) if isinstance(previous, Plan) else None,
             deadline_s=deadline_s,
@@ -396,17 +350,11 @@ def weights_folder(name: str | Path) -> Path:
     raise UnknownNameError("weights", str(name), shipped)
 
 
-def load_agent(name: str | Path, *, device: str = "cpu", **settings: Any) -> Agent:
+def load_agent(name: str | Path, *, config: AgentConfig | None = None, device: str = "cpu") -> Agent:
     """Load a shipped model (`"panda-tabletop"`) or the folder that `latent-mpc train` wrote.
 
-    Args:
-        settings: fields of `AgentConfig`.
     Raises:
-        UnknownNameError: no such weights. InvalidInputError: files or settings are wrong.
+        UnknownNameError: no such weights. InvalidInputError: files are wrong.
     """
     model, _ = load_world_model(weights_folder(name))
-    try:
-        config = replace(AgentConfig(), **settings)
-    except TypeError as error:
-        raise InvalidInputError(f"{error}; available: {sorted(AgentConfig.__dataclass_fields__)}") from error
     return Agent(model, config, device)

@@ -208,7 +208,7 @@ def make_agent(name: str, env: gymnasium.Env[Any, Any], weights: str, config: Ag
 
 @functools.cache
 def _planning_agent(weights: str, config: AgentConfig, device: str) -> AgentLike:
-    return load_agent(weights, device=device, **asdict(config))
+    return load_agent(weights, config=config, device=device)
 
 
 @functools.cache

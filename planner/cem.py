@@ -35,7 +35,6 @@ class CEM:
     momentum: float = 0.1
     min_std: float = 0.0
     mean_candidate: bool = True
-    return_mean: bool = False
 
     def __post_init__(self) -> None:
         check_budget(self.num_samples, self.num_iterations)
@@ -64,7 +63,5 @@ class CEM:
             mean = fit.lerp_(mean, self.momentum)
             std = fit_std.lerp_(std, self.momentum).clamp_min_(self.min_std)
             search.report(mean, std, index)
-        if self.return_mean:
-            search._winners.clear()
         if self.mean_candidate and not search.cut_off:
             search.score(mean[:, None].clone())

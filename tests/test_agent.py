@@ -7,19 +7,20 @@ import pytest
 import torch
 
 import latent_mpc
-from latent_mpc.agent import Agent, AgentConfig
+from latent_mpc.agent import Agent, AgentConfig, SearchConfig
+from latent_mpc.tool_guardrails import GuardrailConfig
 from latent_mpc.types import InvalidInputError, UnknownNameError
 from latent_mpc.world_model.encoder import EncoderConfig
 from latent_mpc.world_model.model import ModelConfig, WorldModel, save_world_model
 
 # On random weights the arm is nowhere near its box: without guardrails, which would drown the rest.
 SMALL = dict(
-    coarse_samples=24,
-    coarse_iterations=2,
-    fine_samples=24,
-    fine_iterations=2,
-    flat_samples=24,
-    guardrail_weight=0.0,
+    coarse=SearchConfig(24, 2),
+    fine=SearchConfig(24, 2, 0.3),
+    settle=SearchConfig(24, 2),
+    flat=SearchConfig(24, 3),
+    guardrails=GuardrailConfig(weight=0.0),
+    execute_steps=2,
     noise_margin=1.0,
 )
 
@@ -106,8 +107,8 @@ def test_energy_floors_the_scene_at_the_models_own_error(model, observation):
     distance = model.scene_distance(far, goal).item()
     model.scene_noise.fill_(distance / 2)
     try:
-        assert agent.goal_energy(goal).item() == pytest.approx(distance / 2)
-        assert agent.goal_energy(far).item() == pytest.approx(distance)
+        assert agent.goal_energy(goal).item() == pytest.approx(0, abs=1e-6)
+        assert agent.goal_energy(far).item() == pytest.approx(np.log(2), rel=1e-4)
     finally:
         model.scene_noise.zero_()
 
@@ -155,7 +156,7 @@ def test_missing_keys_and_order_of_calls(model, observation):
 
 def test_load_agent_from_a_folder(tmp_path, model, observation):
     save_world_model(tmp_path, model, metrics={}, training={})
-    agent = latent_mpc.load_agent(tmp_path, **SMALL)
+    agent = latent_mpc.load_agent(tmp_path, config=AgentConfig(**SMALL))
     agent.reset(observation["goal_image"], seed=3)
     np.testing.assert_array_equal([agent.act(observation) for _ in range(5)], actions(model, observation))
 
@@ -166,8 +167,6 @@ def test_load_agent_refuses(tmp_path, model):
     with pytest.raises(InvalidInputError, match="lacks"):
         latent_mpc.load_agent(tmp_path)
     save_world_model(tmp_path, model, metrics={}, training={})
-    with pytest.raises(InvalidInputError, match="coarse_samples"):
-        latent_mpc.load_agent(tmp_path, samples=3)
     weights = tmp_path / "model.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[: len(whole) // 2])
@@ -179,28 +178,21 @@ def test_load_agent_refuses(tmp_path, model):
 
 
 @pytest.mark.parametrize(
-    "settings", [{"planner": "cma"}, {"arm_weight": -1.0}, {"execute_steps": 0}, {"coarse_iterations": 0}]
+    "make",
+    [
+        lambda: AgentConfig(planner="cma"),
+        lambda: AgentConfig(arm_weight=-1.0),
+        lambda: AgentConfig(execute_steps=0),
+        lambda: AgentConfig(noise_margin=0.0),
+        lambda: SearchConfig(10, 0),
+        lambda: SearchConfig(10, 1, 0.0),
+        lambda: GuardrailConfig(weight=-1.0),
+        lambda: GuardrailConfig(tool_low_m=(0.7, 0.0, 0.0)),
+    ],
 )
-def test_a_config_cannot_lie(settings, model):
+def test_a_config_cannot_lie(make):
     with pytest.raises((InvalidInputError, UnknownNameError)):
-        Agent(model, AgentConfig(**settings))
-
-
-def test_guardrails_cost_what_leaves_the_box_or_shoves(model, observation):
-    agent = Agent(model, AgentConfig(**{**SMALL, "guardrail_weight": 1.0}))
-    agent.reset(observation["goal_image"], seed=0)
-    free = Agent(model, AgentConfig(**SMALL))
-    free.reset(observation["goal_image"], seed=0)
-
-    def extra(x, y, z, opening):
-        state = agent.model.observe_goal(torch.from_numpy(observation["goal_image"])[None])[0]
-        state[-6:] = torch.tensor([x, y, z, 0.0, 1.0, opening])  # this model's proprioception is not standardised
-        return (agent.goal_energy(state) - free.goal_energy(state)).item()
-
-    assert extra(0.5, 0.0, 0.02, 0.04) == pytest.approx(0.0, abs=1e-3)  # low, holding something
-    assert extra(0.5, 0.0, 0.03, 0.0) == pytest.approx(0.5, abs=0.01)  # low and closed on nothing
-    assert extra(0.5, 0.0, 0.2, 0.0) == pytest.approx(0.0, abs=1e-5)  # closed, high above the table
-    assert extra(0.5, 0.28, 0.2, 0.08) == pytest.approx(1.0, abs=1e-3)  # 5 cm out of the box
+        make()
 
 
 def test_an_arranged_scene_is_planned_for_directly(model, observation):

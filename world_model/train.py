@@ -38,17 +38,17 @@ class TrainConfig:
         num_threads: CPU threads.
     """
 
-    proprio: FitConfig = field(default_factory=lambda: FitConfig(steps=2000, batch_size=256, learning_rate=2e-3))
+    proprio: FitConfig = field(default_factory=lambda: FitConfig(steps=6000, batch_size=256, learning_rate=2e-3))
     distance: FitConfig = field(default_factory=lambda: FitConfig(steps=4000, batch_size=256, learning_rate=2e-3))
-    predictor: FitConfig = field(default_factory=lambda: FitConfig(steps=4000, batch_size=128, learning_rate=2e-3))
-    macro: FitConfig = field(default_factory=lambda: FitConfig(steps=3500, batch_size=128, learning_rate=2e-3))
+    predictor: FitConfig = field(default_factory=lambda: FitConfig(steps=14000, batch_size=128, learning_rate=2e-3))
+    macro: FitConfig = field(default_factory=lambda: FitConfig(steps=6000, batch_size=256, learning_rate=2e-3))
     state_noise: float = 0.3
     action_noise: float = 0.2
     min_gap: int = 5
     max_gap: int = 15
     rollout_steps: int = 10
     macro_steps: int = 4
-    start_noise: float = 0.02
+    start_noise: float = 0.03
     decoder_noise: float = 0.1
     num_threads: int = 1
 

@@ -1,0 +1,82 @@
+"""Guardrails on the tool, added to the energy of predicted states: 0 where they hold.
+
+A goal image says where things shall be, not how they get there. These say how: the tool stays where play has been, an
+empty gripper does not shove things about, and what is held is lifted before it is carried.
+They read the proprioception of the tabletop environments: the tool's x, y, z in metres first, the fingers' opening
+last.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from latent_mpc.types import InvalidInputError
+from latent_mpc.world_model.model import WorldModel
+
+EMPTY_OPENING_M = 0.015  # fingers closer than this hold nothing
+OPEN_M = 0.06  # fingers further apart than this hold nothing either
+UNIT_M = 0.05  # distances count in units of this
+FREE_M = 0.01  # a sideways step that is no carrying
+BLUR_M = 0.004  # softness of the openings' bounds: predictions are not exact
+
+
+@dataclass(frozen=True)
+class GuardrailConfig:
+    """Soft guardrails on the tool.
+
+    Attributes:
+        tool_low_m, tool_high_m: box that plans keep the tool in, where play has been; beyond it the model guesses.
+        clearance_m: height above the table below which a gripper that is not open does not go sideways, and one that
+            has closed on nothing does not go at all.
+        weight: of the violations in the energy; 0 turns them off.
+    """
+
+    tool_low_m: tuple[float, float, float] = (0.34, -0.23, 0.0)
+    tool_high_m: tuple[float, float, float] = (0.66, 0.23, 0.28)
+    clearance_m: float = 0.06
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.weight < 0 or self.clearance_m <= 0:
+            raise InvalidInputError(f"weight must be at least 0 and clearance_m positive, got {self}")
+        if not all(a < b for a, b in zip(self.tool_low_m, self.tool_high_m, strict=True)):
+            raise InvalidInputError(f"lower corner {self.tool_low_m} must lie below upper corner {self.tool_high_m}")
+
+
+def tool_violation(model: WorldModel, config: GuardrailConfig, states: Tensor, start: Tensor | None) -> Tensor:
+    """Weighted violations of predicted states, 0 where the guardrails hold.
+
+    Args:
+        states: (..., D); a rollout (..., H, D) when `start` is given.
+        start: state (D,) that the rollout begins at; None leaves out what needs two states in a row.
+    Returns:
+        (...), unitless.
+    """
+    position, opening = _tool(model, states)
+    low, high = position.new_tensor(config.tool_low_m), position.new_tensor(config.tool_high_m)
+    outside = (position - position.clamp(low, high)).abs().sum(-1) / UNIT_M
+    empty = torch.sigmoid((EMPTY_OPENING_M - opening) / BLUR_M)
+    violation = outside + empty * _depth(position[..., 2], config.clearance_m)
+    if start is not None:
+        first_position, first_opening = _tool(model, start)
+        before = torch.cat([first_position.expand_as(position[..., :1, :]), position[..., :-1, :]], dim=-2)
+        opening_before = torch.cat([first_opening.expand_as(opening[..., :1]), opening[..., :-1]], dim=-1)
+        sideways = (position - before)[..., :2].norm(dim=-1)
+        shut = torch.sigmoid((OPEN_M - torch.maximum(opening, opening_before)) / BLUR_M)
+        depth = _depth(torch.maximum(position[..., 2], before[..., 2]), config.clearance_m)
+        violation = violation + shut * (3.0 * depth).clamp_max(1.0) * (sideways - FREE_M).clamp_min(0.0) / UNIT_M
+    return config.weight * violation
+
+
+def _tool(model: WorldModel, states: Tensor) -> tuple[Tensor, Tensor]:
+    """Tool position (..., 3) and finger opening (...), metres, of states (..., D)."""
+    proprio = model.split(states)[1] * model.proprio_std + model.proprio_mean
+    return proprio[..., :3], proprio[..., -1]
+
+
+def _depth(height: Tensor, clearance: float) -> Tensor:
+    """How deep below the clearance, 0 to 1."""
+    return (1.0 - height / clearance).clamp(0.0, 1.0)

@@ -1,0 +1,58 @@
+"""The guardrails against hand-made states; the model's proprioception is metres plus 0.1, doubled."""
+
+import pytest
+import torch
+
+from latent_mpc.tool_guardrails import GuardrailConfig, tool_violation
+from latent_mpc.world_model.encoder import EncoderConfig
+from latent_mpc.world_model.model import ModelConfig, WorldModel
+
+ENCODER = EncoderConfig(image_size=32, channels=(4, 4), num_keypoints=4, hidden=16, latent_dim=8)
+
+
+@pytest.fixture(scope="module")
+def model():
+    model = WorldModel(ENCODER, ModelConfig(head_width=16, predictor_width=16, macro_width=16))
+    model.proprio_mean.fill_(-0.1)
+    model.proprio_std.fill_(0.5)
+    return model
+
+
+def state(x, y, z, opening):
+    proprio = torch.tensor([x, y, z, 0.0, 1.0, opening])
+    return torch.cat([torch.randn(8), 2 * (proprio + 0.1)])
+
+
+@pytest.mark.parametrize(
+    ("tool", "expected"),
+    [
+        ((0.5, 0.0, 0.02, 0.04), 0.0),  # low, holding something
+        ((0.5, 0.0, 0.03, 0.0), 0.5),  # half the clearance, closed on nothing
+        ((0.5, 0.0, 0.2, 0.0), 0.0),  # closed, high above the table
+        ((0.5, 0.28, 0.2, 0.08), 1.0),  # 5 cm out of the box
+    ],
+)
+def test_single_states(tool, expected, model):
+    assert tool_violation(model, GuardrailConfig(), state(*tool), None).item() == pytest.approx(expected, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("tools", "expected"),
+    [
+        ([(0.5, 0.0, 0.02, 0.04), (0.5, 0.06, 0.02, 0.04)], [0, 1]),  # dragged 6 cm, 1 of which is free
+        ([(0.5, 0.0, 0.09, 0.04), (0.5, 0.06, 0.09, 0.04)], [0, 0]),  # carried
+        ([(0.5, 0.0, 0.09, 0.04), (0.5, 0.0, 0.02, 0.04)], [0, 0]),  # lifted and put down
+        ([(0.5, 0.06, 0.02, 0.08), (0.5, 0.06, 0.02, 0.04)], [0, 0]),  # moved open, then closed
+    ],
+)
+def test_rollouts(tools, expected, model):
+    start = state(0.5, 0.0, 0.02, tools[0][3])
+    found = tool_violation(model, GuardrailConfig(), torch.stack([state(*t) for t in tools]), start)
+    assert found.tolist() == pytest.approx(expected, abs=0.03)
+
+
+def test_a_batch_is_its_rollouts_and_the_weight_scales(model):
+    start, rollouts = state(0.4, 0.1, 0.02, 0.03), torch.randn(3, 4, 5, 14)
+    whole = tool_violation(model, GuardrailConfig(weight=2.0), rollouts, start)
+    assert whole.shape == (3, 4, 5)
+    torch.testing.assert_close(whole[1, 2], 2 * tool_violation(model, GuardrailConfig(), rollouts[1, 2], start))
