@@ -18,6 +18,7 @@ GOAL_RADIUS_M = 0.03
 LIFT_M = 0.03
 REST_SPEED_M_S = 0.02
 REST_STEPS = 2
+REACH_HEIGHT_M = 0.22  # higher up, the default camera's picture cuts the hand off
 REACH_RADIUS_M = 0.02
 OBJECT_GAP_M = 0.08
 
@@ -114,7 +115,7 @@ def sample_layout(
     air_high = np.array([high[0], high[1], config.tcp_high_m[2]])
     home = np.array([*config.home_m, 0.0])
     arm_pose = np.append(rng.uniform(air_low, air_high), 0.0)
-    reach_pose = np.append(rng.uniform([low[0], low[1], 0.06], air_high), 0.0)
+    reach_pose = np.append(rng.uniform([low[0], low[1], 0.06], [*high, REACH_HEIGHT_M]), 0.0)
     return Layout(
         object_poses=object_poses,
         goal_poses=goal_poses,

@@ -36,6 +36,7 @@ from latent_mpc.types import InvalidInputError, Observation, Plan, UnknownNameEr
 from latent_mpc.world_model.macro import MacroActions
 from latent_mpc.world_model.model import WorldModel, load_world_model
 
+PLANNERS = ("hierarchy", "flat", "prior")
 SHIPPED = Path(str(weights.__file__)).parent
 
 
@@ -59,7 +60,8 @@ class AgentConfig:
     """How the agent plans.
 
     Attributes:
-        planner: "hierarchy" or "flat" (CEM on actions to the goal itself, for comparison).
+        planner: "hierarchy"; for comparison "flat" (CEM on actions to the goal itself) or "prior" (the likeliest
+            macro-action, without planning: goal-conditioned behaviour cloning of play).
         coarse_dynamics: what predicts where a macro-action leads: "decoded" (its actions, through the fine dynamics) or
             "macro" (the coarse dynamics, a fifth of the work).
         coarse: search over `coarse_horizon` macro-actions, in multiples of their prior's standard deviation. Few
@@ -93,8 +95,8 @@ class AgentConfig:
     deadline_s: float | None = None
 
     def __post_init__(self) -> None:
-        if self.planner not in ("hierarchy", "flat"):
-            raise UnknownNameError("planner", self.planner, ["hierarchy", "flat"])
+        if self.planner not in PLANNERS:
+            raise UnknownNameError("planner", self.planner, list(PLANNERS))
         if self.coarse_dynamics not in ("decoded", "macro"):
             raise UnknownNameError("coarse dynamics", self.coarse_dynamics, ["decoded", "macro"])
         if min(self.latent_weight, self.arm_weight, self.subgoal_arm_weight) < 0 or self.noise_margin <= 0:
@@ -207,6 +209,8 @@ class Agent:
         self._horizon.execute_steps = self.config.settle_steps if settles else self.config.execute_steps
         if self.config.planner == "flat":
             plan: Callable[..., Plan | HierarchyPlan] = partial(self._plan_directly, self._flat)
+        elif self.config.planner == "prior":
+            plan = self._follow_prior
         elif settles:
             plan = partial(self._plan_directly, self._settle)
         else:
@@ -302,6 +306,19 @@ class Agent:
         )
         states = rollout(self.model.predictor, state, plan.actions[:, None])[0, 0]  # (H, D)
         self._record(plan, state, states, None, last, started)
+        return plan
+
+    def _follow_prior(
+        self, state: Tensor, previous: Plan | HierarchyPlan | None, executed: int, deadline_s: float | None
+    ) -> Plan:
+        """The likeliest chunk of play on the way to the goal, whatever the model says of it."""
+        started = time.perf_counter()
+        actions = self._macro.decode(state, torch.zeros(1, self._macro.macro_dim, device=self.device))
+        states = rollout(self.model.predictor, state, actions[:, None])[0, 0]  # (C, D)
+        cost = self.goal_energy(states).sum()[None]
+        margin = torch.full_like(cost, -torch.inf)
+        plan = Plan(actions, cost, margin <= 0, margin, iterations=0, evaluations=0, cut_off=False, elites=None)
+        self._record(plan, state, states, None, [], started)
         return plan
 
     def _record(

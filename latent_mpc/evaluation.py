@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from latent_mpc.agent import AgentConfig, load_agent, weights_folder
+from latent_mpc.agent import PLANNERS, AgentConfig, load_agent, weights_folder
 from latent_mpc.baselines import ExpertAgent, NoOpAgent, RandomAgent
 from latent_mpc.envs import MAX_EPISODE_STEPS, register_envs
 from latent_mpc.envs.tabletop import TabletopConfig
@@ -33,7 +33,7 @@ from latent_mpc.types import AgentLike, InvalidInputError, UnknownNameError
 from latent_mpc.workers import run_in_processes
 from latent_mpc.world_model.dataset import plain, write_whole
 
-AGENTS = ("hierarchy", "flat", "no-op", "random", "expert")
+AGENTS = (*PLANNERS, "no-op", "random", "expert")
 FIRST_SEED = 1_000_000  # play draws its seeds from all 32-bit numbers: these are 100 of 4 billion
 
 
@@ -43,7 +43,7 @@ class EvalConfig:
 
     Attributes:
         tasks: of Reach, Push, PickPlace.
-        agents: "hierarchy" and "flat" plan on the weights; "no-op" and "random" are the floor, "expert" (Reach
+        agents: "hierarchy", "flat" and "prior" act on the weights; "no-op" and "random" are the floor, "expert" (Reach
             excepted) the ceiling.
         episodes: of each agent on each task.
         workers: parallel processes; 0 for one a core.
@@ -52,7 +52,7 @@ class EvalConfig:
     """
 
     tasks: tuple[str, ...] = ("Reach", "PickPlace")
-    agents: tuple[str, ...] = ("hierarchy", "flat", "no-op", "random")
+    agents: tuple[str, ...] = ("hierarchy", "flat", "prior", "no-op", "random")
     episodes: int = 100
     workers: int = 2
     agent: AgentConfig = field(default_factory=AgentConfig)
@@ -229,7 +229,7 @@ def _run(config: EvalConfig, weights: str, device: str, job: Job) -> EpisodeResu
 def _claim(out: Path, config: EvalConfig, weights: Path | str, device: str) -> None:
     """Note in `out` what its episodes depend on; refuse when it holds episodes of something else."""
     settings = {"agent": plain(config.agent), "env": plain(config.env), "device": device}
-    if {"hierarchy", "flat"} & set(config.agents):
+    if set(PLANNERS) & set(config.agents):
         digest = hashlib.sha256()
         for file in sorted(weights_folder(weights).glob("*.safetensors")):
             digest.update(file.read_bytes())

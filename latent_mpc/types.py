@@ -137,7 +137,7 @@ class Predictor(Protocol):
 class MacroModel(Protocol):
     """Dynamics over macro-actions m, each standing for `chunk_length` actions.
 
-    A macro-action is whitened by the state-conditional prior: m ~ N(0, 1) is what play would do here.
+    A macro-action is whitened by its prior: m ~ N(0, 1) is what play would do here on its way to the goal, if any.
     """
 
     chunk_length: int

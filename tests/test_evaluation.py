@@ -140,13 +140,13 @@ def test_planning_agents_are_loaded_once_and_told_how_to_plan(tmp_path, monkeypa
     (weights / "model.safetensors").write_bytes(b"one")
     loaded = []
 
-    def load_agent(name, *, device, **settings):
-        loaded.append((name, device, settings["planner"], settings["coarse_samples"]))
+    def load_agent(name, *, config, device):
+        loaded.append((name, device, config.planner, config.coarse_horizon))
         return NoOpAgent(5)
 
     monkeypatch.setattr(evaluation, "load_agent", load_agent)
     evaluation._planning_agent.cache_clear()
-    config = replace(CONFIG, agents=("hierarchy", "flat"), agent=replace(CONFIG.agent, coarse_samples=9))
+    config = replace(CONFIG, agents=("hierarchy", "flat"), agent=replace(CONFIG.agent, coarse_horizon=9))
     out = tmp_path / "out"
     evaluate(config, weights=weights, out=out, device="cpu", progress=False)
     assert loaded == [(str(weights), "cpu", "hierarchy", 9), (str(weights), "cpu", "flat", 9)]
