@@ -87,7 +87,7 @@ class AgentConfig:
     flat: SearchConfig = SearchConfig(96, 3)
     execute_steps: int = 4
     settle_steps: int = 2
-    noise_margin: float = 3.0
+    noise_margin: float = 6.0
     latent_weight: float = 0.01
     arm_weight: float = 0.03
     subgoal_arm_weight: float = 0.5
