@@ -36,6 +36,7 @@ from latent_mpc.types import InvalidInputError, Observation, Plan, UnknownNameEr
 from latent_mpc.world_model.macro import MacroActions
 from latent_mpc.world_model.model import WorldModel, load_world_model
 
+NEARLY = 4.0  # times ε: how far from arranged a scene may look for that the arm hides
 PLANNERS = ("hierarchy", "flat", "prior")
 SHIPPED = Path(str(weights.__file__)).parent
 
@@ -82,12 +83,12 @@ class AgentConfig:
     coarse_horizon: int = 5
     coarse: SearchConfig = SearchConfig(128, 2)
     fine: SearchConfig = SearchConfig(64, 2, 0.1)
-    settle: SearchConfig = SearchConfig(128, 3)
+    settle: SearchConfig = SearchConfig(96, 4, 0.5)
     flat_horizon: int = 25
     flat: SearchConfig = SearchConfig(96, 3)
     execute_steps: int = 4
-    settle_steps: int = 2
-    noise_margin: float = 6.0
+    settle_steps: int = 1
+    noise_margin: float = 8.0
     latent_weight: float = 0.01
     arm_weight: float = 0.03
     subgoal_arm_weight: float = 0.5
@@ -205,16 +206,12 @@ class Agent:
         if self._goal is None:
             raise InvalidInputError("call reset(goal_image) before act(observation)")
         state = self.observe(observation)[None]
-        settles = self.config.planner == "hierarchy" and self._arranged(state)
-        self._horizon.execute_steps = self.config.settle_steps if settles else self.config.execute_steps
         if self.config.planner == "flat":
-            plan: Callable[..., Plan | HierarchyPlan] = partial(self._plan_directly, self._flat)
+            plan: Callable[..., Plan | HierarchyPlan] = self._plan_flat
         elif self.config.planner == "prior":
             plan = self._follow_prior
-        elif settles:
-            plan = partial(self._plan_directly, self._settle)
         else:
-            plan = self._plan_hierarchy
+            plan = self._settle_or_plan
         with torch.no_grad():
             action = self._horizon.act(lambda *last: plan(state, *last))
         return action[0].cpu().numpy().astype(np.float32)
@@ -236,11 +233,11 @@ class Agent:
             torch.from_numpy(image.copy())[None].to(self.device), torch.from_numpy(seen.proprio)[None].to(self.device)
         )[0]
 
-    def _arranged(self, state: Tensor) -> bool:
-        """Whether the scene is as the goal shows it, as far as the model can tell: state (1, D)."""
+    def _arranged(self, state: Tensor, share: float = 1.0) -> bool:
+        """Whether the scene is as the goal shows it, to `share` times what the model can tell: state (1, D)."""
         assert self._goal is not None
         distance = self.model.scene_distance(state[0], self._goal[0])
-        return bool(distance <= self.config.noise_margin * self.model.scene_noise)
+        return bool(distance <= share * self.config.noise_margin * self.model.scene_noise)
 
     def goal_energy(self, states: Tensor, start: Tensor | None = None) -> Tensor:
         """Energy to the goal, unitless.
@@ -266,6 +263,22 @@ class Agent:
     def _difference(self, states: Tensor, target: Tensor, latent_weight: float, arm_weight: float) -> Tensor:
         latent, arm = self.model.split((states - target).square())
         return latent_weight * latent.mean(-1) + arm_weight * arm.mean(-1)
+
+    def _settle_or_plan(
+        self, state: Tensor, previous: Plan | HierarchyPlan | None, executed: int, deadline_s: float | None
+    ) -> Plan | HierarchyPlan:
+        """Straight to the goal once the scene is arranged, else over subgoals.
+
+        The arm that a goal image shows may hide what lies behind it, and the scene looks arranged only once the arm is
+        there. So a scene that is nearly arranged counts when going to the goal is predicted to finish it.
+        """
+        self._horizon.execute_steps = self.config.settle_steps
+        if self._arranged(state, NEARLY):
+            plan, end = self._plan_directly(self._settle, state, previous, executed, deadline_s)
+            if self._arranged(state) or self._arranged(end):
+                return plan
+        self._horizon.execute_steps = self.config.execute_steps
+        return self._plan_hierarchy(state, previous, executed, deadline_s)
 
     def _plan_hierarchy(
         self, state: Tensor, previous: Plan | HierarchyPlan | None, executed: int, deadline_s: float | None
@@ -293,8 +306,8 @@ class Agent:
         previous: Plan | HierarchyPlan | None,
         executed: int,
         deadline_s: float | None,
-    ) -> Plan:
-        """Plan actions to the goal itself, without subgoals."""
+    ) -> tuple[Plan, Tensor]:
+        """Plan actions to the goal itself, without subgoals; the plan and the state (1, D) that it ends in."""
         started = time.perf_counter()
         last: list[Iteration | None] = [None]
         plan = planner.plan(
@@ -306,7 +319,12 @@ class Agent:
         )
         states = rollout(self.model.predictor, state, plan.actions[:, None])[0, 0]  # (H, D)
         self._record(plan, state, states, None, last, started)
-        return plan
+        return plan, states[-1:]
+
+    def _plan_flat(
+        self, state: Tensor, previous: Plan | HierarchyPlan | None, executed: int, deadline_s: float | None
+    ) -> Plan:
+        return self._plan_directly(self._flat, state, previous, executed, deadline_s)[0]
 
     def _follow_prior(
         self, state: Tensor, previous: Plan | HierarchyPlan | None, executed: int, deadline_s: float | None
