@@ -127,9 +127,9 @@ def filmstrip(record: EpisodeRecord, *, columns: int = 8, side: int = 150) -> Im
 
 def plan_strip(plan: Sequence[Image], goal: Image, *, width: int = WIDTH) -> Image:
     """The coarse latents as their nearest stored frames, then the goal, in a row with arrows, (H, width, 3)."""
-    arrow, label = 14, 20
-    side = min(96, (width - 2 * MARGIN - len(plan) * arrow) // (len(plan) + 1))
-    canvas = pil.new("RGB", (width, side + label), PAPER)
+    arrow, label, largest = 14, 20, 96
+    side = min(largest, (width - 2 * MARGIN - len(plan) * arrow) // (len(plan) + 1))
+    canvas = pil.new("RGB", (width, largest + label), PAPER)  # as high for any number of frames
     draw = ImageDraw.Draw(canvas)
     for i, image in enumerate([*plan, goal]):
         left, middle = MARGIN + i * (side + arrow), label + side // 2

@@ -164,3 +164,10 @@ def test_tile_fills_rows_from_the_left():
     expected = np.full((5, 7), 9)
     expected[:2, :3], expected[:2, 4:], expected[3:, :3] = 1, 2, 3
     np.testing.assert_array_equal(tile(images, 2, gap=1, background=9)[..., 0], expected)
+
+
+def test_plan_strips_of_any_length_are_of_one_size():
+    frame = np.zeros((64, 64, 3), np.uint8)
+    assert (
+        plan_strip([frame], frame).shape == plan_strip([frame] * 5, frame).shape == plan_strip([frame] * 9, frame).shape
+    )
