@@ -272,13 +272,17 @@ class Agent:
         The arm that a goal image shows may hide what lies behind it, and the scene looks arranged only once the arm is
         there. So a scene that is nearly arranged counts when going to the goal is predicted to finish it.
         """
-        self._horizon.execute_steps = self.config.settle_steps
+        started = time.perf_counter()
         if self._arranged(state, NEARLY):
             plan, end = self._plan_directly(self._settle, state, previous, executed, deadline_s)
             if self._arranged(state) or self._arranged(end):
+                self._horizon.execute_steps = self.config.settle_steps
                 return plan
+        if deadline_s is not None:
+            deadline_s = max(1e-3, deadline_s - (time.perf_counter() - started))  # every level has an iteration
+        hierarchy_plan = self._plan_hierarchy(state, previous, executed, deadline_s)
         self._horizon.execute_steps = self.config.execute_steps
-        return self._plan_hierarchy(state, previous, executed, deadline_s)
+        return hierarchy_plan
 
     def _plan_hierarchy(
         self, state: Tensor, previous: Plan | HierarchyPlan | None, executed: int, deadline_s: float | None

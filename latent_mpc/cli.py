@@ -83,6 +83,7 @@ def collect(
 ) -> None:
     """Record task-agnostic play in simulation.
 
+    With `weights=runs/model` that model's agent practises first: it pursues goal images, whatever comes of it.
     The same command again goes on where it stopped; a kill costs at most the episodes under way.
 
     \b
@@ -132,8 +133,17 @@ def pretrain(
 def train(
     overrides: Overrides = None,
     config: ConfigFile = None,
-    data: Data = Path("data/play"),
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="DIR", help="Folder made by `collect`; may be given again for practice.  [data/play]"),
+    ] = None,
     encoder: Annotated[Path, typer.Option(metavar="DIR", help="Folder that `pretrain` wrote.")] = Path("runs/encoder"),
+    init: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WEIGHTS", help="Go on from these weights, their encoder and their idea of a goal unchanged."
+        ),
+    ] = None,
     out: Annotated[
         Path, typer.Option(metavar="DIR", help="Folder for the weights, their card and checkpoints.")
     ] = Path("runs/model"),
@@ -143,8 +153,8 @@ def train(
 ) -> None:
     """Train the predictors on the frozen encoder.
 
-    The one-step predictor, then the macro-actions of the coarse level. The same command again goes on where it
-    stopped.
+    The one-step predictor, then the macro-actions of the coarse level. With --init and practice beside the play, both
+    are refined. The same command again goes on where it stopped.
 
     \b
     Example:
@@ -155,7 +165,9 @@ def train(
         from latent_mpc.training import train as run
 
         settings = settle(TrainConfig, "train", config, overrides, show_config)
-        typer.echo(run(settings, data=data, encoder=encoder, out=out, seed=seed, device=resolve_device(device)))
+        folders = data or [Path("data/play")]
+        device = resolve_device(device)
+        typer.echo(run(settings, data=folders, encoder=encoder, init=init, out=out, seed=seed, device=device))
 
 
 @app.command("eval")

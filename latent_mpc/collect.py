@@ -17,10 +17,12 @@ import gymnasium
 import numpy as np
 from tqdm import tqdm
 
+from latent_mpc.agent import Agent, AgentConfig, load_agent
 from latent_mpc.coverage import PlayStatistics, save_coverage
 from latent_mpc.envs import register_envs
 from latent_mpc.envs.play import PlayConfig, PlayPolicy
 from latent_mpc.envs.tabletop import TabletopConfig, TabletopEnv
+from latent_mpc.practice import PracticePolicy
 from latent_mpc.types import InvalidInputError, LatentMPCError
 from latent_mpc.video import tile, write_video
 from latent_mpc.workers import run_in_processes
@@ -47,6 +49,9 @@ class CollectConfig:
         env_id: Gymnasium id; play needs one of the tabletop environments.
         env: the environment's configuration.
         play: the play policy's configuration.
+        weights: a shipped name or a folder: their agent pursues the environment's goal images before it plays
+            (practice.py). None: play alone.
+        agent: how that agent plans.
         num_episodes: episodes that the dataset shall hold in the end.
         episode_length: actions an episode.
     """
@@ -54,6 +59,8 @@ class CollectConfig:
     env_id: str = "latent_mpc/PickPlace-v0"
     env: TabletopConfig = field(default_factory=TabletopConfig)
     play: PlayConfig = field(default_factory=PlayConfig)
+    weights: str | None = None
+    agent: AgentConfig = field(default_factory=AgentConfig)
     num_episodes: int = 3000
     episode_length: int = 50
 
@@ -114,12 +121,17 @@ def collect_episode(env: gymnasium.Env[Any, Any], config: CollectConfig, seed: i
     """Play episode `index` of base seed `seed`; the task's success does not end it."""
     sequence = np.random.SeedSequence(seed, spawn_key=(index,))
     env_seed = int(sequence.generate_state(1)[0])
-    observation, info = env.reset(seed=env_seed, options={"goal_image": False})
+    observation, info = env.reset(seed=env_seed, options={"goal_image": config.weights is not None})
     assert isinstance(env.unwrapped, TabletopEnv)
-    policy = PlayPolicy(env.unwrapped, np.random.default_rng(sequence), config.play)
+    rng = np.random.default_rng(sequence)
+    play = PlayPolicy(env.unwrapped, rng, config.play)
+    practice = None
+    if config.weights is not None:
+        practice = PracticePolicy(_process_agent(config.weights, config.agent), play, rng, config.play.action_noise)
+        practice.reset(observation["goal_image"])
     frames, actions = [(observation, info)], []
     for _ in range(config.episode_length):
-        actions.append(policy.act())
+        actions.append(play.act() if practice is None else practice.act(observation))
         observation, _, _, _, info = env.step(actions[-1])
         frames.append((observation, info))
     return Episode(
@@ -149,7 +161,7 @@ def _prepare(out: Path, config: CollectConfig, seed: int) -> None:
     header = DatasetHeader(
         env_id=config.env_id,
         env_config=plain(asdict(config.env)),
-        play_config=plain(asdict(config.play)),
+        play_config=plain(asdict(config.play) | _practice(config)),
         seed=seed,
         image_size=tuple(spaces["image"].shape[:2]),
         action_dim=actions.shape[0],
@@ -169,6 +181,16 @@ def _prepare(out: Path, config: CollectConfig, seed: int) -> None:
         raise InvalidInputError(
             f"{out} holds a dataset made with other settings ({changed}); give another folder, or the same settings"
         )
+
+
+def _practice(config: CollectConfig) -> dict[str, Any]:
+    """What the header says of practice: nothing where there is none."""
+    return {} if config.weights is None else {"weights": config.weights, "agent": asdict(config.agent)}
+
+
+@functools.cache
+def _process_agent(weights: str, config: AgentConfig) -> Agent:
+    return load_agent(weights, config=config)
 
 
 @functools.cache

@@ -62,7 +62,8 @@ def describe(config: InfoConfig, *, weights: str, data: Path | None, out: Path |
     training = training.get("training", training)
     metrics = checkpoint.metrics
     if data is not None:
-        dataset, train, held_out = load_split(data, config.max_episodes or training.get("episodes"), with_truth=True)
+        episodes = config.max_episodes or training.get("episodes", [None])[0]  # the first folder is the play
+        dataset, train, held_out = load_split(data, episodes, with_truth=True)
         metrics = measure(model, dataset, train, held_out, config.measure, seed=seed, device=device)
     facts = {
         "weights": str(weights),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -12,13 +12,14 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from latent_mpc.agent import weights_folder
 from latent_mpc.types import InvalidInputError
 from latent_mpc.world_model import pretrain as pretraining
 from latent_mpc.world_model.checkpoint import config_from_dict, load_checkpoint, load_module
 from latent_mpc.world_model.dataset import PlayDataset
 from latent_mpc.world_model.encoder import EncoderConfig, KeypointEncoder
 from latent_mpc.world_model.gallery import save_gallery
-from latent_mpc.world_model.model import ModelConfig, WorldModel, save_world_model
+from latent_mpc.world_model.model import ModelConfig, WorldModel, load_world_model, save_world_model
 from latent_mpc.world_model.train import Clips, train_heads
 from latent_mpc.world_model.train import TrainConfig as HeadsConfig
 
@@ -93,23 +94,36 @@ def pretrain(config: PretrainConfig, *, data: Path, out: Path, seed: int, device
     return f"encoder written to {out}; next: latent-mpc train --data {data} --encoder {out}"
 
 
-def train(config: TrainConfig, *, data: Path, encoder: Path, out: Path, seed: int, device: str) -> str:
-    """Train everything after the encoder and write the world model to `out`; returns what to tell the user."""
-    frozen = load_encoder(encoder).to(device)
-    dataset, episodes, _ = load_split(data, config.max_episodes)
-    if (dataset.header.proprio_dim, dataset.header.action_dim) != (config.model.proprio_dim, config.model.action_dim):
-        raise InvalidInputError(
-            f"the data has proprioception of {dataset.header.proprio_dim} and actions of {dataset.header.action_dim} "
-            f"entries, the model {config.model.proprio_dim} and {config.model.action_dim}; set model.proprio_dim and "
-            "model.action_dim to match"
-        )
-    clips = encode_clips(frozen, dataset, episodes, device)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)  # layers draw their initial weights from torch's own generator
-        model = WorldModel(frozen.config, config.model)
-    model.encoder.load_state_dict(frozen.state_dict())
-    model.encoder.requires_grad_(False)
+def train(
+    config: TrainConfig,
+    *,
+    data: Sequence[Path],
+    encoder: Path,
+    out: Path,
+    seed: int,
+    device: str,
+    init: str | None = None,
+) -> str:
+    """Train everything after the encoder and write the world model to `out`; returns what to tell the user.
+
+    Args:
+        data: play, and the practice that refines a model.
+        encoder: folder that `pretrain` wrote; not read when there is `init`.
+        init: weights to go on from. Only their predictor and macro-actions are trained.
+    """
+    splits = [load_split(folder, config.max_episodes)[:2] for folder in data]
+    for dataset, _ in splits:
+        sizes = dataset.header.proprio_dim, dataset.header.action_dim
+        if sizes != (config.model.proprio_dim, config.model.action_dim):
+            raise InvalidInputError(
+                f"the data has proprioception of {sizes[0]} and actions of {sizes[1]} entries, the model "
+                f"{config.model.proprio_dim} and {config.model.action_dim}; set model.proprio_dim and "
+                "model.action_dim to match"
+            )
+    model = _new_model(config.model, encoder, seed) if init is None else _trained_model(config.model, init)
+    model.requires_grad_(True).encoder.requires_grad_(False)
     model.to(device)
+    clips = Clips.join([encode_clips(model.encoder, dataset, episodes, device) for dataset, episodes in splits])
     bars: dict[str, tqdm] = {}
 
     def show(stage: str, step: int, steps: int, losses: Mapping[str, float]) -> None:
@@ -119,13 +133,35 @@ def train(config: TrainConfig, *, data: Path, encoder: Path, out: Path, seed: in
         if step == steps:
             bars[stage].close()
 
-    train_heads(model, clips, config.training, seed=seed, folder=out / "stages", progress=show)
-    training = {"seed": seed, "episodes": len(dataset.episodes), "heads": asdict(config.training)}
+    train_heads(model, clips, config.training, seed=seed, folder=out / "stages", refines=init, progress=show)
+    training = {
+        "seed": seed,
+        "episodes": [len(dataset.episodes) for dataset, _ in splits],
+        "refines": init,
+        "heads": asdict(config.training),
+    }
     save_world_model(out, model, metrics={}, training=training)
+    dataset, episodes = splits[0]
     frames = dataset.clip_starts(0, episodes)
     chosen = np.sort(np.random.default_rng(seed).choice(frames, min(GALLERY_FRAMES, len(frames)), replace=False))
     save_gallery(out, dataset.image[chosen], dataset.proprio[chosen])
-    return f"world model written to {out}; next: latent-mpc info {out} --data {data}"
+    return f"world model written to {out}; next: latent-mpc info {out} --data {data[0]}"
+
+
+def _new_model(config: ModelConfig, encoder: Path, seed: int) -> WorldModel:
+    frozen = load_encoder(encoder)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # layers draw their initial weights from torch's own generator
+        model = WorldModel(frozen.config, config)
+    model.encoder.load_state_dict(frozen.state_dict())
+    return model
+
+
+def _trained_model(config: ModelConfig, name: str) -> WorldModel:
+    model, _ = load_world_model(weights_folder(name))
+    if model.config != config:
+        raise InvalidInputError(f"{name} has sizes {asdict(model.config)}, the settings ask for {asdict(config)}")
+    return model
 
 
 def load_encoder(folder: Path) -> KeypointEncoder:

@@ -212,9 +212,6 @@ def read_episode(path: Path) -> Episode:
         raise InvalidInputError(f"{path} is no whole episode ({error}); {_REMEDY}") from error
 
 
-REMEDY = "delete it and run `latent-mpc collect` again with the same settings, which makes only what is missing"
-
-
 @dataclass(frozen=True)
 class PlayDataset:
     """A play dataset in memory, all episodes one after the other.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from latent_mpc.world_model.model import WorldModel
 
 Progress = Callable[[str, int, int, Mapping[str, float]], None]  # stage, step, of steps, losses
 MIN_STD = 0.01
+FROZEN_IN_REFINEMENT = ("proprio", "distance")  # what a goal means stays as it was
 
 
 @dataclass(frozen=True)
@@ -75,14 +76,34 @@ class Clips:
     action: Tensor
     starts: Callable[[int], NDArray[np.int64]]
 
+    @classmethod
+    def join(cls, parts: Sequence[Clips]) -> Clips:
+        """All of them, one after the other."""
+        offsets = np.cumsum([0] + [len(part.z) for part in parts[:-1]])
+
+        def starts(length: int) -> NDArray[np.int64]:
+            return np.concatenate([at + part.starts(length) for at, part in zip(offsets, parts, strict=True)])
+
+        z, proprio, action = (torch.cat([getattr(p, name) for p in parts]) for name in ("z", "proprio", "action"))
+        return cls(z, proprio, action, starts)
+
 
 def train_heads(
-    model: WorldModel, clips: Clips, config: TrainConfig, *, seed: int, folder: Path, progress: Progress | None = None
+    model: WorldModel,
+    clips: Clips,
+    config: TrainConfig,
+    *,
+    seed: int,
+    folder: Path,
+    refines: str | None = None,
+    progress: Progress | None = None,
 ) -> None:
     """Train proprioception head, scene distance, predictor and macro-actions of `model` in place, one after the other.
 
     Each stage keeps its state in a folder of its own below `folder` and resumes from it.
 
+    Args:
+        refines: what `model` was called, when it is trained already: only the predictor and the macro-actions go on.
     Raises:
         InvalidInputError: no episode is long enough, or `folder` holds the state of other settings.
         LatentMPCError: a loss is not finite any more.
@@ -90,7 +111,8 @@ def train_heads(
     threads_before = torch.get_num_threads()
     torch.set_num_threads(config.num_threads)
     try:
-        _standardise(model, clips)
+        if refines is None:
+            _standardise(model, clips)
         stages: list[tuple[str, FitConfig, Callable[[], _Stage]]] = [
             ("proprio", config.proprio, lambda: _proprio_stage(model, clips, config)),
             ("distance", config.distance, lambda: _distance_stage(model, clips, config)),
@@ -98,6 +120,8 @@ def train_heads(
             ("macro", config.macro, lambda: _macro_stage(model, clips, config)),
         ]
         for i, (name, fit_config, build) in enumerate(stages):
+            if refines is not None and name in FROZEN_IN_REFINEMENT:
+                continue
             module, losses = build()
             fit(
                 module,
@@ -105,7 +129,7 @@ def train_heads(
                 fit_config,
                 seed=seed + i,
                 folder=folder / name,
-                settings={"seed": seed, "train": asdict(config), "model": asdict(model.config)},
+                settings={"seed": seed, "refines": refines, "train": asdict(config), "model": asdict(model.config)},
                 progress=None if progress is None else functools.partial(_report, progress, name, fit_config.steps),
             )
             if name == "distance":
