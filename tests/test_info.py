@@ -158,7 +158,7 @@ def test_the_same_seed_gives_the_same_measures(model: WorldModel, split: tuple) 
 def test_describe_without_data_tells_sizes_origin_and_the_card(
     model: WorldModel, metrics: dict[str, Any], tmp_path: Path
 ) -> None:
-    save_world_model(tmp_path / "m", model, {**metrics, "note": {"by": 3}}, {"seed": 7, "episodes": EPISODES})
+    save_world_model(tmp_path / "m", model, {**metrics, "note": {"by": 3}}, {"seed": 7, "episodes": [EPISODES]})
     text = describe(
         InfoConfig(), weights=str(tmp_path / "m"), data=None, out=tmp_path / "deep" / "i.json", seed=0, device="cpu"
     )
@@ -180,11 +180,11 @@ def test_describe_measures_on_the_episodes_that_training_held_out(
     model: WorldModel, metrics: dict[str, Any], data: Path, tmp_path: Path
 ) -> None:
     arguments = dict(data=data, out=tmp_path / "i.json", seed=0, device="cpu")
-    save_world_model(tmp_path / "all", model, {}, {"episodes": EPISODES})
+    save_world_model(tmp_path / "all", model, {}, {"episodes": [EPISODES]})
     text = describe(InfoConfig(QUICK), weights=str(tmp_path / "all"), **arguments)
     assert json.loads((tmp_path / "i.json").read_text())["metrics"] == metrics
     assert "## Open loop" in text and "## Surprise" in text
-    save_world_model(tmp_path / "few", model, {}, {"episodes": 4})
+    save_world_model(tmp_path / "few", model, {}, {"episodes": [4]})
     describe(InfoConfig(replace(QUICK, probe_steps=1)), weights=str(tmp_path / "few"), **arguments)
     measured = json.loads((tmp_path / "i.json").read_text())["metrics"]["data"]
     assert measured["probe_frames"] == 3 * (STEPS + 1) and measured["validation_frames"] == STEPS + 1
