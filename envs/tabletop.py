@@ -54,7 +54,7 @@ class TabletopConfig:
         num_objects: free objects on the table; one of them moves, the others are distractors.
         shapes: drawn from for each object.
         half_size_m: range of an object's half size.
-        colours: drawn from without repetition while they last.
+        colours: several objects draw from them without repetition while they last; a single one has the first.
         object_low_m, object_high_m: rectangle (x, y) in which objects start and goals lie.
         tcp_low_m, tcp_high_m: box (x, y, z) that the tool centre point is kept in.
         max_yaw_rad: the gripper's yaw is kept within plus and minus this.

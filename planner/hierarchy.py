@@ -36,14 +36,12 @@ class CoarseLevel:
         planner: its action_dim is the macro width; its box ±`MACRO_BOX`, its init_std 1.
         model: the dynamics and the decoder of the macro-actions.
         reduction: over the coarse steps; "min" lets a plan arrive early and stay.
-        macro_penalty: λ on squared macro-actions, the log-likelihood under the prior up to scale.
         time_share: the share of the remaining deadline that this level may use.
     """
 
     planner: Planner
     model: MacroModel
     reduction: str = "min"
-    macro_penalty: float = 0.0
     time_share: float = 0.6
 
     def __post_init__(self) -> None:
@@ -130,7 +128,7 @@ class Hierarchy:
         subgoals: list[Tensor] = []
         target, start = energy, None
         for i, level in enumerate(self.coarse):
-            cost = RolloutCost(level.model, state, target, level.reduction, level.macro_penalty)
+            cost = RolloutCost(level.model, state, target, level.reduction)
             plan = level.planner.plan(
                 cost,
                 generator=generator,
