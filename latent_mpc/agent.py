@@ -1,12 +1,14 @@
 """The agent: encode, plan over subgoals, act. Wires the world model to the planner.
 
-    E(s) = ln(max(d(s, s_g), ε) / ε) + κ ‖z̃ − z̃_g‖² + λ ‖p̃ − p̃_g‖² + guardrails
+    E(s) = ln δ + (κ ‖z̃ − z̃_g‖² + λ ‖p̃ − p̃_g‖²) / δ + guardrails,    δ = max(d(s, s_g), ε) / ε
 
 d is the learned distance between arrangements of the scene, z̃ and p̃ the standardised image latent and
 proprioception (means of squares over dimensions); the goal's come from the goal image alone. ε is set by the model's
-own prediction error: below it the scene counts as arranged, only details of the image and the arm's pose still matter,
-and the agent settles: it plans actions to the goal itself. The logarithm keeps the last centimetres as steep as the
-first. Towards a subgoal, which was predicted in full, the two differences are enough.
+own prediction error, or by how much the goal image leaves open, say where the arm hides the object: below it the scene
+counts as arranged, only details of the image and the arm's pose still matter, and the agent settles: it plans actions
+to the goal itself. The logarithm keeps the last centimetres as steep as the first; far from
+arranged the arm is free to go where it is needed. Towards a subgoal, which was predicted in full, the two differences
+are enough.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from latent_mpc.planner.hierarchy import MACRO_BOX, CoarseLevel, Hierarchy, Hier
 from latent_mpc.planner.mpc import RecedingHorizon
 from latent_mpc.planner.objective import RolloutCost
 from latent_mpc.planner.planner import Planner, make_planner
-from latent_mpc.planner.rollout import rollout
+from latent_mpc.planner.rollout import rollout, rollout_macros
 from latent_mpc.planner.search import Iteration
 from latent_mpc.planner.shift import shift
 from latent_mpc.tool_guardrails import GuardrailConfig, tool_violation
@@ -71,7 +73,8 @@ class AgentConfig:
         settle: search over actions to the goal, once the scene is arranged.
         flat: search over `flat_horizon` actions of the flat planner; by default as many predictions as the hierarchy's.
         execute_steps: actions executed of a plan; settle_steps: of one that settles.
-        noise_margin: ε in units of the model's median prediction error over a chunk.
+        noise_margin: ε in units of the model's median prediction error over a chunk, or of what the goal image leaves
+            open where that is more.
         latent_weight, arm_weight: κ and λ, towards the goal.
         subgoal_arm_weight: λ towards a subgoal, where κ is 1 and d does not count.
         guardrails: soft ones, on the tool.
@@ -88,7 +91,7 @@ class AgentConfig:
     flat: SearchConfig = SearchConfig(96, 3)
     execute_steps: int = 4
     settle_steps: int = 1
-    noise_margin: float = 8.0
+    noise_margin: float = 6.0
     latent_weight: float = 0.01
     arm_weight: float = 0.03
     subgoal_arm_weight: float = 0.5
@@ -176,6 +179,8 @@ class Agent:
         image = self._checked_image(goal_image, "goal_image")
         with torch.no_grad():
             self._goal = self.model.observe_goal(torch.from_numpy(image.copy())[None].to(self.device))  # (1, D)
+            spread = self.model.scene_distance.spread(self._goal[0])
+        self._noise = self.config.noise_margin * float(spread.clamp_min(float(self.model.scene_noise.clamp_min(1e-6))))
         dynamics = self.model.predictor if self.config.coarse_dynamics == "decoded" else None
         self._macro = MacroActions(self.model.macro, self._goal[0], dynamics)
         self._hierarchy = Hierarchy(
@@ -236,8 +241,7 @@ class Agent:
     def _arranged(self, state: Tensor, share: float = 1.0) -> bool:
         """Whether the scene is as the goal shows it, to `share` times what the model can tell: state (1, D)."""
         assert self._goal is not None
-        distance = self.model.scene_distance(state[0], self._goal[0])
-        return bool(distance <= share * self.config.noise_margin * self.model.scene_noise)
+        return bool(self.model.scene_distance(state[0], self._goal[0]) <= share * self._noise)
 
     def goal_energy(self, states: Tensor, start: Tensor | None = None) -> Tensor:
         """Energy to the goal, unitless.
@@ -250,9 +254,9 @@ class Agent:
         """
         assert self._goal is not None
         goal, c = self._goal[0], self.config
-        noise = (c.noise_margin * self.model.scene_noise).clamp_min(1e-6)
-        scene = (self.model.scene_distance(states, goal).clamp_min(noise) / noise).log()
-        energy = scene + self._difference(states, goal, c.latent_weight, c.arm_weight)
+        scene = (self.model.scene_distance(states, goal).clamp_min(self._noise) / self._noise).log()
+        details = self._difference(states, goal, c.latent_weight, c.arm_weight)
+        energy = scene + (-scene).exp() * details
         return energy + tool_violation(self.model, c.guardrails, states, start)
 
     def subgoal_energy(self, states: Tensor, subgoal: Tensor, start: Tensor | None = None) -> Tensor:
@@ -299,7 +303,8 @@ class Agent:
             deadline_s=deadline_s,
             callbacks=[lambda it: last.__setitem__(0, it), lambda it: last.__setitem__(1, it)],
         )
-        coarse = rollout(self._macro, state, plan.plans[0].actions[:, None])[0, 0]  # (K, D)
+        on_the_way = rollout_macros(self._macro, state, plan.plans[0].actions[:, None])[0, 0]
+        coarse = on_the_way.unflatten(0, (self.config.coarse_horizon, -1))[:, -1]  # (K, D)
         self._record(plan, state, coarse, plan.subgoals[0], last, started)
         return plan
 

@@ -1,7 +1,7 @@
 """Guardrails on the tool, added to the energy of predicted states: 0 where they hold.
 
 A goal image says where things shall be, not how they get there. These say how: the tool stays where play has been, an
-empty gripper does not shove things about, and what is held is lifted before it is carried.
+empty gripper does not shove things about, and what is held is lifted before it is carried, and put down, not dropped.
 They read the proprioception of the tabletop environments: the tool's x, y, z in metres first, the fingers' opening
 last.
 """
@@ -20,6 +20,9 @@ EMPTY_OPENING_M = 0.015  # fingers closer than this hold nothing
 OPEN_M = 0.06  # fingers further apart than this hold nothing either
 UNIT_M = 0.05  # distances count in units of this
 FREE_M = 0.01  # a sideways step that is no carrying
+DROP_M = 0.05  # what is held may be let go below this height of the tool
+OPENING_M = 0.01  # fingers that open this far in a step let go
+DRAG_WEIGHT, DROP_WEIGHT = 2.0, 3.0
 BLUR_M = 0.004  # softness of the openings' bounds: predictions are not exact
 
 
@@ -36,7 +39,7 @@ class GuardrailConfig:
 
     tool_low_m: tuple[float, float, float] = (0.34, -0.23, 0.0)
     tool_high_m: tuple[float, float, float] = (0.66, 0.23, 0.28)
-    clearance_m: float = 0.06
+    clearance_m: float = 0.07
     weight: float = 1.0
 
     def __post_init__(self) -> None:
@@ -67,7 +70,13 @@ def tool_violation(model: WorldModel, config: GuardrailConfig, states: Tensor, s
         sideways = (position - before)[..., :2].norm(dim=-1)
         shut = torch.sigmoid((OPEN_M - torch.maximum(opening, opening_before)) / BLUR_M)
         depth = _depth(torch.maximum(position[..., 2], before[..., 2]), config.clearance_m)
-        violation = violation + shut * (3.0 * depth).clamp_max(1.0) * (sideways - FREE_M).clamp_min(0.0) / UNIT_M
+        # Exactly 0 for open and for empty fingers: at rest at the goal nothing else is left of the energy.
+        room = torch.minimum(OPEN_M - opening_before, opening_before - EMPTY_OPENING_M)
+        held = (room / BLUR_M).clamp(0.0, 1.0)
+        let_go = ((opening - opening_before) / OPENING_M).clamp(0.0, 1.0)
+        dropped = held * let_go * (position[..., 2] - DROP_M).clamp_min(0.0)
+        dragged = shut * (3.0 * depth).clamp_max(1.0) * (sideways - FREE_M).clamp_min(0.0)
+        violation = violation + (DRAG_WEIGHT * dragged + DROP_WEIGHT * dropped) / UNIT_M
     return config.weight * violation
 
 

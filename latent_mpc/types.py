@@ -126,6 +126,7 @@ class CostFunction(Protocol):
         ...
 
 
+@runtime_checkable
 class Predictor(Protocol):
     """One step of latent dynamics, s' = f(s, a)."""
 
@@ -143,8 +144,11 @@ class MacroModel(Protocol):
     chunk_length: int
     macro_dim: int
 
-    def step(self, state: Tensor, macro: Tensor) -> Tensor:
-        """state (..., D), macro (..., M) -> state `chunk_length` steps later (..., D)."""
+    def steps(self, state: Tensor, macro: Tensor) -> Tensor:
+        """state (..., D), macro (..., M) -> the states on the way that it knows (..., N, D).
+
+        The last one lies `chunk_length` steps ahead; a model that predicts nothing between has N = 1.
+        """
         ...
 
     def decode(self, state: Tensor, macro: Tensor) -> Tensor:

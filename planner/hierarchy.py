@@ -35,7 +35,7 @@ class CoarseLevel:
     Attributes:
         planner: its action_dim is the macro width; its box ±`MACRO_BOX`, its init_std 1.
         model: the dynamics and the decoder of the macro-actions.
-        reduction: over the coarse steps; "min" lets a plan arrive early and stay.
+        reduction: over the predicted states; "min" lets a plan arrive early and stay.
         time_share: the share of the remaining deadline that this level may use.
     """
 
@@ -139,7 +139,7 @@ class Hierarchy:
             )
             macro = plan.actions[:, 0]
             with torch.no_grad():
-                subgoal = level.model.step(state, macro)
+                subgoal = level.model.steps(state, macro)[..., -1, :]
                 start = level.model.decode(state, macro)
             plans.append(plan)
             subgoals.append(subgoal)

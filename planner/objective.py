@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from latent_mpc.planner.guardrails import Constraint, Rollout, margin
-from latent_mpc.planner.rollout import rollout
-from latent_mpc.types import InvalidInputError, Predictor, Scores, UnknownNameError
+from latent_mpc.planner.rollout import rollout, rollout_macros
+from latent_mpc.types import InvalidInputError, MacroModel, Predictor, Scores, UnknownNameError
 
 Energy = Callable[[Tensor], Tensor]  # states (..., D) -> energy (...)
 REDUCTIONS = ("last", "sum", "min")
@@ -57,7 +57,7 @@ class RolloutCost:
     """The cost of action sequences through a predictor, as a `CostFunction`.
 
     Attributes:
-        predictor: s' = f(s, a).
+        predictor: s' = f(s, a); or over macro-actions, whose states on the way then count as well.
         state: (B, D), now.
         energy: states (..., D) -> (...); called on (B, S, H, D), or on (B, S, 1, D) when only the last step counts.
         reduction: one of `REDUCTIONS`.
@@ -66,7 +66,7 @@ class RolloutCost:
         constraints: hard ones; with any, the cost comes as `Scores`.
     """
 
-    predictor: Predictor
+    predictor: Predictor | MacroModel
     state: Tensor
     energy: Energy
     reduction: str = "last"
@@ -86,7 +86,10 @@ class RolloutCost:
 
     def __call__(self, actions: Tensor) -> Tensor | Scores:
         """actions (B, S, H, A) -> cost (B, S), with margins (B, S) where there are constraints."""
-        states = rollout(self.predictor, self.state, actions)
+        if isinstance(self.predictor, Predictor):
+            states = rollout(self.predictor, self.state, actions)
+        else:
+            states = rollout_macros(self.predictor, self.state, actions)
         judged = states[:, :, -1:] if self.reduction == "last" else states
         cost = reduce_steps(self.energy(judged), self.reduction)
         if self.action_penalty:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from latent_mpc.types import InvalidInputError, Predictor
+from latent_mpc.types import InvalidInputError, MacroModel, Predictor
 
 
 def rollout(predictor: Predictor, state: Tensor, actions: Tensor) -> Tensor:
@@ -34,3 +34,24 @@ def rollout(predictor: Predictor, state: Tensor, actions: Tensor) -> Tensor:
         now = predictor.step(now, flat[:, t])
         states.append(now)
     return torch.stack(states, 1).reshape(b, s, h, -1)
+
+
+def rollout_macros(model: MacroModel, state: Tensor, macros: Tensor) -> Tensor:
+    """As `rollout` over macro-actions, with all states that the model knows on their way.
+
+    Args:
+        model: N states a macro-action.
+        state: (B, D), where each problem starts.
+        macros: (B, S, H, M).
+    Returns:
+        Predicted states (B, S, H·N, D).
+    """
+    b, s, h, m = macros.shape
+    flat = macros.reshape(b * s, h, m)
+    now = state[:, None].expand(b, s, -1).reshape(b * s, -1)
+    states = []
+    for t in range(h):
+        states.append(model.steps(now, flat[:, t]))  # (B·S, N, D)
+        now = states[-1][:, -1]
+    joined = torch.cat(states, 1)
+    return joined.reshape(b, s, *joined.shape[1:])

@@ -111,10 +111,22 @@ def test_energy_floors_the_scene_at_the_models_own_error(model, observation):
     distance = model.scene_distance(far, goal).item()
     model.scene_noise.fill_(distance / 2)
     try:
+        agent.reset(observation["goal_image"], seed=0)
         assert agent.goal_energy(goal).item() == pytest.approx(0, abs=1e-6)
         assert agent.goal_energy(far).item() == pytest.approx(np.log(2), rel=1e-4)
     finally:
         model.scene_noise.zero_()
+
+
+def test_a_goal_image_that_leaves_the_scene_open_is_not_pursued_beyond_that(model, observation, monkeypatch):
+    agent = Agent(model, AgentConfig(**SMALL, latent_weight=0.0, arm_weight=0.0))
+    agent.reset(observation["goal_image"], seed=0)
+    far = agent.model.observe_goal(torch.from_numpy(observation["goal_image"])[None])[0] + 1.0
+    distance = model.scene_distance(far, agent._goal[0]).item()
+    assert agent.goal_energy(far).item() > 1
+    monkeypatch.setattr(type(model.scene_distance), "spread", lambda self, state: torch.tensor(2 * distance))
+    agent.reset(observation["goal_image"], seed=0)
+    assert agent.goal_energy(far).item() == 0
 
 
 @pytest.mark.parametrize(
@@ -201,9 +213,9 @@ def test_a_config_cannot_lie(make):
 
 def test_an_arranged_scene_is_planned_for_directly(model, observation):
     agent = Agent(model, AgentConfig(**SMALL))
-    agent.reset(observation["goal_image"], seed=0)
     model.scene_noise.fill_(1e9)
     try:
+        agent.reset(observation["goal_image"], seed=0)
         agent.act(observation)
     finally:
         model.scene_noise.zero_()

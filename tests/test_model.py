@@ -101,7 +101,9 @@ def test_the_dynamics_take_any_leading_dimensions(model: WorldModel) -> None:
     predictor: Predictor = model.predictor
     state, action, m = (torch.randn(2, 3, width, generator=g) for width in (13, 4, 5))
     macro: MacroModel = MacroActions(model.macro, state[0, 0])
-    assert predictor.step(state, action).shape == macro.step(state, m).shape == (2, 3, 13)
+    assert predictor.step(state, action).shape == (2, 3, 13)
+    assert macro.steps(state, m).shape == (2, 3, 1, 13)
+    assert MacroActions(model.macro, state[0, 0], predictor).steps(state, m).shape == (2, 3, 5, 13)
     torch.testing.assert_close(predictor.step(state, action)[1, 2], predictor.step(state[1, 2], action[1, 2]))
     chunk = macro.decode(state, 50 * m)
     assert chunk.shape == (2, 3, SIZES.chunk_length, 4) and chunk.abs().max() <= 1
@@ -133,11 +135,10 @@ def test_macro_actions_lead_where_the_dynamics_say(model: WorldModel) -> None:
     coarse, fine = MacroActions(model.macro, goal), MacroActions(model.macro, goal, model.predictor)
     assert torch.equal(coarse.decode(state, m), chunk) and torch.equal(fine.decode(state, m), chunk)
     assert not torch.equal(MacroActions(model.macro, other).decode(state, m), chunk)  # the goal matters
-    assert torch.equal(coarse.step(state, m), model.macro.predict(state, chunk))
-    end = state
-    for action in chunk:
-        end = model.predictor.step(end, action)
-    assert torch.equal(fine.step(state, m), end) and not torch.equal(fine.step(state, m), coarse.step(state, m))
+    assert torch.equal(coarse.steps(state, m), model.macro.predict(state, chunk)[None])
+    for found, action in zip(fine.steps(state, m), chunk, strict=True):
+        state = model.predictor.step(state, action)
+        assert torch.equal(found, state)
 
 
 def test_saved_and_loaded_gives_the_same_outputs(

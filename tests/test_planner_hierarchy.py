@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from latent_mpc.planner import MACRO_BOX, CoarseLevel, Hierarchy, make_planner, search
+from latent_mpc.planner.rollout import rollout_macros
 from latent_mpc.types import InvalidInputError
 
 
@@ -20,8 +21,8 @@ class MacroPoint:
     chunk_length = 3
     macro_dim = 2
 
-    def step(self, state, macro):
-        return state + 0.3 * macro / MACRO_BOX
+    def steps(self, state, macro):
+        return state[..., None, :] + torch.tensor([[0.1], [0.2], [0.3]]) * macro[..., None, :] / MACRO_BOX
 
     def decode(self, state, macro):
         return (macro / MACRO_BOX)[..., None, :].expand(*macro.shape[:-1], 3, 2)
@@ -31,6 +32,13 @@ def hierarchy() -> Hierarchy:
     coarse = make_planner("cem", horizon=4, action_dim=2, num_samples=200, low=-MACRO_BOX, high=MACRO_BOX, init_std=1.0)
     fine = make_planner("cem", horizon=3, action_dim=2, num_samples=128, num_iterations=5)
     return Hierarchy([CoarseLevel(coarse, MacroPoint())], fine, Point())
+
+
+def test_all_states_on_the_way_are_rolled_out():
+    macros = MACRO_BOX * torch.tensor([[[[1.0, 0.0], [0.0, -1.0]]]])  # (1, 1, 2, 2)
+    states = rollout_macros(MacroPoint(), torch.zeros(1, 2), macros)
+    x, y = [0.1, 0.2, 0.3, 0.3, 0.3, 0.3], [0, 0, 0, -0.1, -0.2, -0.3]
+    torch.testing.assert_close(states, torch.tensor([x, y]).T[None, None])
 
 
 def energy_to(goal):
@@ -65,7 +73,7 @@ def test_the_subgoal_is_the_first_coarse_state_and_the_fine_plan_reaches_it():
         lambda states, subgoal: (states - subgoal).square().mean(-1),
         generator=torch.Generator().manual_seed(0),
     )
-    first = MacroPoint().step(state, plan.plans[0].actions[:, 0])
+    first = MacroPoint().steps(state, plan.plans[0].actions[:, 0])[:, -1]
     assert torch.equal(plan.subgoals[0], first)
     assert (state + 0.1 * plan.actions.sum(1) - first).norm() < 0.02
 
@@ -76,8 +84,8 @@ class MacroMacroPoint:
     chunk_length = 2
     macro_dim = 2
 
-    def step(self, state, macro):
-        return state + 0.6 * macro / MACRO_BOX
+    def steps(self, state, macro):
+        return (state + 0.6 * macro / MACRO_BOX)[..., None, :]  # nothing is known between
 
     def decode(self, state, macro):
         return macro[..., None, :].expand(*macro.shape[:-1], 2, 2)
@@ -101,8 +109,8 @@ def test_three_levels_hand_their_subgoals_down():
         generator=torch.Generator().manual_seed(0),
     )
     far, near = plan.subgoals
-    assert torch.equal(far, MacroMacroPoint().step(torch.zeros(1, 2), plan.plans[0].actions[:, 0]))
-    assert (MacroPoint().step(near, plan.plans[1].actions[:, 1]) - far).norm() < 0.03
+    assert torch.equal(far, MacroMacroPoint().steps(torch.zeros(1, 2), plan.plans[0].actions[:, 0])[:, 0])
+    assert (MacroPoint().steps(near, plan.plans[1].actions[:, 1])[:, -1] - far).norm() < 0.03
     assert (0.1 * plan.actions.sum(1) - near).norm() < 0.03
     assert 0 < float(near[0, 0]) < float(far[0, 0]) < 1.7
 
@@ -117,9 +125,9 @@ def test_the_levels_share_one_deadline(monkeypatch):
             return super().step(state, action)
 
     class SlowMacroPoint(MacroPoint):
-        def step(self, state, macro):
+        def steps(self, state, macro):
             now[0] += 0.01
-            return super().step(state, macro)
+            return super().steps(state, macro)
 
     levels = hierarchy()
     slow = Hierarchy([CoarseLevel(levels.coarse[0].planner, SlowMacroPoint())], levels.fine, SlowPoint())

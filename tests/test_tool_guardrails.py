@@ -27,7 +27,7 @@ def state(x, y, z, opening):
     ("tool", "expected"),
     [
         ((0.5, 0.0, 0.02, 0.04), 0.0),  # low, holding something
-        ((0.5, 0.0, 0.03, 0.0), 0.5),  # half the clearance, closed on nothing
+        ((0.5, 0.0, 0.035, 0.0), 0.5),  # half the clearance, closed on nothing
         ((0.5, 0.0, 0.2, 0.0), 0.0),  # closed, high above the table
         ((0.5, 0.28, 0.2, 0.08), 1.0),  # 5 cm out of the box
     ],
@@ -39,10 +39,13 @@ def test_single_states(tool, expected, model):
 @pytest.mark.parametrize(
     ("tools", "expected"),
     [
-        ([(0.5, 0.0, 0.02, 0.04), (0.5, 0.06, 0.02, 0.04)], [0, 1]),  # dragged 6 cm, 1 of which is free
+        ([(0.5, 0.0, 0.02, 0.04), (0.5, 0.06, 0.02, 0.04)], [0, 2]),  # dragged 6 cm, 1 of which is free
         ([(0.5, 0.0, 0.09, 0.04), (0.5, 0.06, 0.09, 0.04)], [0, 0]),  # carried
         ([(0.5, 0.0, 0.09, 0.04), (0.5, 0.0, 0.02, 0.04)], [0, 0]),  # lifted and put down
         ([(0.5, 0.06, 0.02, 0.08), (0.5, 0.06, 0.02, 0.04)], [0, 0]),  # moved open, then closed
+        ([(0.5, 0.0, 0.10, 0.04), (0.5, 0.0, 0.10, 0.08)], [0, 3]),  # let go 5 cm too high
+        ([(0.5, 0.0, 0.03, 0.04), (0.5, 0.0, 0.03, 0.08)], [0, 0]),  # let go on the table
+        ([(0.5, 0.0, 0.20, 0.0), (0.5, 0.0, 0.20, 0.08)], [0, 0]),  # opened empty, high above the table
     ],
 )
 def test_rollouts(tools, expected, model):

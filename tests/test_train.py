@@ -145,6 +145,24 @@ def test_scenes_are_compared_by_the_object_and_not_by_the_arm(
     assert d.mean().item() == pytest.approx(1, abs=0.3)
 
 
+def test_a_state_that_hides_the_object_says_so(tmp_path: Path) -> None:
+    """Objects that rest, and an arm that hides them wherever its first joint is positive."""
+    g = torch.Generator().manual_seed(3)
+    arm = torch.randn(300, LENGTH, 2, generator=g)
+    objects = torch.randn(300, 1, 2, generator=g).expand(-1, LENGTH, -1)
+    hidden = arm[..., :1] > 0
+    mix = torch.randn(4, 8, generator=torch.Generator().manual_seed(99))
+    z = (torch.cat([arm, torch.where(hidden, 0.0, objects)], -1) @ mix).flatten(0, 1)
+    clips = Clips(z, arm.flatten(0, 1), torch.zeros(len(z), 4), make_world(300, seed=0)[0].starts)
+    model = fresh_model()
+    quick = FitConfig(1, 8)
+    config = replace(CONFIG, proprio=quick, predictor=quick, macro=quick, distance=FitConfig(600, 64, 5e-3, 10))
+    train_heads(model, clips, config, seed=0, folder=tmp_path)
+    spread = model.scene_distance.spread(all_states(model, clips)).detach()
+    seen, unseen = spread[~hidden.flatten()], spread[hidden.flatten()]
+    assert unseen.median() > 3 * seen.median()
+
+
 def test_scene_noise_is_the_median_distance_after_one_chunk(trained: tuple[WorldModel, Path]) -> None:
     model, clips = trained[0], make_world(200, seed=0)[0]
     states = all_states(model, clips)

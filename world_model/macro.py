@@ -91,14 +91,20 @@ class MacroActions:
         self.chunk_length, self.macro_dim = model.chunk_length, model.macro_dim
         self.model, self.goal, self.predictor = model, goal, predictor
 
-    def step(self, state: Tensor, macro: Tensor) -> Tensor:
-        """state (..., D), macro (..., M) -> state `chunk_length` steps later (..., D)."""
+    def steps(self, state: Tensor, macro: Tensor) -> Tensor:
+        """state (..., D), macro (..., M) -> state after each of its C actions, or with the coarse dynamics the last.
+
+        Returns:
+            (..., C, D) or (..., 1, D).
+        """
         chunk = self.decode(state, macro)
         if self.predictor is None:
-            return self.model.predict(state, chunk)
+            return self.model.predict(state, chunk)[..., None, :]
+        states = []
         for action in chunk.unbind(-2):
             state = self.predictor.step(state, action)
-        return state
+            states.append(state)
+        return torch.stack(states, -2)
 
     def decode(self, state: Tensor, macro: Tensor) -> Tensor:
         """state (..., D), macro (..., M) -> actions (..., C, A) in [-1, 1]."""

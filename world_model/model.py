@@ -85,7 +85,9 @@ class WorldModel(nn.Module):
         self.state_dim = self.latent_dim + config.proprio_dim
         self.encoder = KeypointEncoder(encoder_config)
         self.proprio_head = mlp(self.latent_dim, config.head_width, config.proprio_dim, depth=2)
-        self.scene_distance = SceneDistance(self.state_dim, config.proprio_dim, config.embedding_dim, config.head_width)
+        self.scene_distance = SceneDistance(
+            self.latent_dim, config.proprio_dim, config.embedding_dim, config.head_width
+        )
         self.predictor = LatentPredictor(
             self.state_dim, config.action_dim, config.predictor_width, config.predictor_blocks
         )

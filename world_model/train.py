@@ -32,7 +32,9 @@ class TrainConfig:
         predictor, macro: clips of `rollout_steps` actions, and of `macro_steps` chunks.
         state_noise: σ_s, what counts as noise in the predicted states of the coarse level.
         action_noise: σ_a, the same for decoded actions; about the noise that play itself has.
-        min_gap, max_gap: control steps between the states of a pair.
+        min_gap, max_gap: control steps between the states of a pair; spread_gap: at most, between those that tell how
+            much a state leaves open.
+        reconstruction_weight: β of the scene distance.
         rollout_steps, macro_steps: steps that predictions are rolled out over in training.
         start_noise: standard deviation of what is added to a rollout's first state.
         decoder_noise: the same for the states that macro-actions are decoded in; those of a plan are predicted ones.
@@ -47,6 +49,8 @@ class TrainConfig:
     action_noise: float = 0.2
     min_gap: int = 5
     max_gap: int = 15
+    spread_gap: int = 5
+    reconstruction_weight: float = 4.0
     rollout_steps: int = 10
     macro_steps: int = 4
     start_noise: float = 0.03
@@ -58,8 +62,10 @@ class TrainConfig:
             raise InvalidInputError("state_noise and action_noise must be positive, the other noises at least 0")
         if not 1 <= self.min_gap <= self.max_gap:
             raise InvalidInputError(f"need 1 <= min_gap <= max_gap, got {self.min_gap} and {self.max_gap}")
-        if min(self.rollout_steps, self.macro_steps, self.num_threads) < 1:
-            raise InvalidInputError("rollout_steps, macro_steps and num_threads must be at least 1")
+        if self.reconstruction_weight < 0:
+            raise InvalidInputError(f"reconstruction_weight must be at least 0, got {self.reconstruction_weight}")
+        if min(self.spread_gap, self.rollout_steps, self.macro_steps, self.num_threads) < 1:
+            raise InvalidInputError("spread_gap, rollout_steps, macro_steps and num_threads must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -157,16 +163,22 @@ def _proprio_stage(model: WorldModel, clips: Clips, config: TrainConfig) -> _Sta
 
 
 def _distance_stage(model: WorldModel, clips: Clips, config: TrainConfig) -> _Stage:
-    states = all_states(model, clips)
-    starts = _starts(clips, config.max_gap)
+    distance, states = model.scene_distance, all_states(model, clips)
+    starts = _starts(clips, max(config.max_gap, config.spread_gap))
 
     def losses(generator: torch.Generator) -> dict[str, Tensor]:
         size = (config.distance.batch_size,)
         first = starts[torch.randint(len(starts), size, generator=generator)]
         second = first + torch.randint(config.min_gap, config.max_gap + 1, size, generator=generator)
-        return {"contrast": contrastive_loss(model.scene_distance.similarity(states[first], states[second]))}
+        near = first + torch.randint(1, config.spread_gap + 1, size, generator=generator)
+        return {
+            "contrast": contrastive_loss(distance.similarity(states[first], states[second])),
+            "reconstruction": config.reconstruction_weight * distance.reconstruction_error(states[first]),
+            "spread": distance.spread_error(states[first], states[near])
+            + distance.spread_error(states[near], states[first]),
+        }
 
-    return model.scene_distance, losses
+    return distance, losses
 
 
 def _predictor_stage(model: WorldModel, clips: Clips, config: TrainConfig) -> _Stage:
