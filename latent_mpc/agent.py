@@ -38,7 +38,6 @@ from latent_mpc.types import InvalidInputError, Observation, Plan, UnknownNameEr
 from latent_mpc.world_model.macro import MacroActions
 from latent_mpc.world_model.model import WorldModel, load_world_model
 
-NEARLY = 4.0  # times ε: how far from arranged a scene may look for that the arm hides
 PLANNERS = ("hierarchy", "flat", "prior")
 SHIPPED = Path(str(weights.__file__)).parent
 
@@ -212,7 +211,7 @@ class Agent:
             raise InvalidInputError("call reset(goal_image) before act(observation)")
         state = self.observe(observation)[None]
         if self.config.planner == "flat":
-            plan: Callable[..., Plan | HierarchyPlan] = self._plan_flat
+            plan: Callable[..., Plan | HierarchyPlan] = partial(self._plan_directly, self._flat)
         elif self.config.planner == "prior":
             plan = self._follow_prior
         else:
@@ -238,10 +237,10 @@ class Agent:
             torch.from_numpy(image.copy())[None].to(self.device), torch.from_numpy(seen.proprio)[None].to(self.device)
         )[0]
 
-    def _arranged(self, state: Tensor, share: float = 1.0) -> bool:
-        """Whether the scene is as the goal shows it, to `share` times what the model can tell: state (1, D)."""
+    def _arranged(self, state: Tensor) -> bool:
+        """Whether the scene of a state (1, D) is as the goal shows it, as far as the model can tell."""
         assert self._goal is not None
-        return bool(self.model.scene_distance(state[0], self._goal[0]) <= share * self._noise)
+        return bool(self.model.scene_distance(state[0], self._goal[0]) <= self._noise)
 
     def goal_energy(self, states: Tensor, start: Tensor | None = None) -> Tensor:
         """Energy to the goal, unitless.
@@ -271,22 +270,15 @@ class Agent:
     def _settle_or_plan(
         self, state: Tensor, previous: Plan | HierarchyPlan | None, executed: int, deadline_s: float | None
     ) -> Plan | HierarchyPlan:
-        """Straight to the goal once the scene is arranged, else over subgoals.
-
-        The arm that a goal image shows may hide what lies behind it, and the scene looks arranged only once the arm is
-        there. So a scene that is nearly arranged counts when going to the goal is predicted to finish it.
-        """
-        started = time.perf_counter()
-        if self._arranged(state, NEARLY):
-            plan, end = self._plan_directly(self._settle, state, previous, executed, deadline_s)
-            if self._arranged(state) or self._arranged(end):
-                self._horizon.execute_steps = self.config.settle_steps
-                return plan
-        if deadline_s is not None:
-            deadline_s = max(1e-3, deadline_s - (time.perf_counter() - started))  # every level has an iteration
-        hierarchy_plan = self._plan_hierarchy(state, previous, executed, deadline_s)
-        self._horizon.execute_steps = self.config.execute_steps
-        return hierarchy_plan
+        """Straight to the goal once the scene is arranged, else over subgoals."""
+        plan: Plan | HierarchyPlan
+        if self._arranged(state):
+            plan = self._plan_directly(self._settle, state, previous, executed, deadline_s)
+            self._horizon.execute_steps = self.config.settle_steps
+        else:
+            plan = self._plan_hierarchy(state, previous, executed, deadline_s)
+            self._horizon.execute_steps = self.config.execute_steps
+        return plan
 
     def _plan_hierarchy(
         self, state: Tensor, previous: Plan | HierarchyPlan | None, executed: int, deadline_s: float | None
@@ -315,8 +307,8 @@ class Agent:
         previous: Plan | HierarchyPlan | None,
         executed: int,
         deadline_s: float | None,
-    ) -> tuple[Plan, Tensor]:
-        """Plan actions to the goal itself, without subgoals; the plan and the state (1, D) that it ends in."""
+    ) -> Plan:
+        """Plan actions to the goal itself, without subgoals."""
         started = time.perf_counter()
         last: list[Iteration | None] = [None]
         plan = planner.plan(
@@ -328,12 +320,7 @@ class Agent:
         )
         states = rollout(self.model.predictor, state, plan.actions[:, None])[0, 0]  # (H, D)
         self._record(plan, state, states, None, last, started)
-        return plan, states[-1:]
-
-    def _plan_flat(
-        self, state: Tensor, previous: Plan | HierarchyPlan | None, executed: int, deadline_s: float | None
-    ) -> Plan:
-        return self._plan_directly(self._flat, state, previous, executed, deadline_s)[0]
+        return plan
 
     def _follow_prior(
         self, state: Tensor, previous: Plan | HierarchyPlan | None, executed: int, deadline_s: float | None

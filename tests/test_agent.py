@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
@@ -220,26 +217,3 @@ def test_an_arranged_scene_is_planned_for_directly(model, observation):
     finally:
         model.scene_noise.zero_()
     assert agent.trace.subgoal is None and agent.trace.predicted_energy.shape == (5,)
-
-
-def test_settling_in_vain_leaves_the_hierarchy_the_rest_of_the_deadline(model, observation, monkeypatch):
-    agent = Agent(model, AgentConfig(**SMALL, deadline_s=0.5))
-    agent.reset(observation["goal_image"], seed=0)
-    given = []
-    settle, plan = agent._settle.plan, agent._hierarchy.plan
-
-    def slow_settle(*args, deadline_s, **kwargs):
-        time.sleep(0.2)
-        given.append(deadline_s)
-        return settle(*args, deadline_s=deadline_s, **kwargs)
-
-    def watched_plan(*args, deadline_s, **kwargs):
-        given.append(deadline_s)
-        return plan(*args, deadline_s=deadline_s, **kwargs)
-
-    monkeypatch.setattr(agent, "_settle", SimpleNamespace(plan=slow_settle))
-    monkeypatch.setattr(agent, "_hierarchy", SimpleNamespace(plan=watched_plan))
-    monkeypatch.setattr(agent, "_arranged", lambda state, share=1.0: share > 1)  # nearly, and never quite
-    agent.act(observation)
-    assert given[0] <= 0.5 and 0 < given[1] <= 0.3
-    assert agent.trace.subgoal is not None
