@@ -83,11 +83,11 @@ class AgentConfig:
     planner: str = "hierarchy"
     coarse_dynamics: str = "decoded"
     coarse_horizon: int = 5
-    coarse: SearchConfig = SearchConfig(128, 2)
+    coarse: SearchConfig = SearchConfig(64, 2)
     fine: SearchConfig = SearchConfig(64, 2, 0.1)
     settle: SearchConfig = SearchConfig(96, 4, 0.5)
     flat_horizon: int = 25
-    flat: SearchConfig = SearchConfig(96, 3)
+    flat: SearchConfig = SearchConfig(51, 3)
     execute_steps: int = 4
     settle_steps: int = 1
     noise_margin: float = 6.0
