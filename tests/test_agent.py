@@ -83,8 +83,9 @@ def test_the_plan_depends_on_the_goal(model, observation):
     assert not np.array_equal(actions(model, observation, **wide), actions(model, other, **wide))
 
 
-def test_trace_tells_of_the_last_plan(model, observation):
-    agent = Agent(model, AgentConfig(**SMALL, coarse_horizon=3))
+@pytest.mark.parametrize("coarse_dynamics", ["decoded", "macro"])
+def test_trace_tells_of_the_last_plan(coarse_dynamics, model, observation):
+    agent = Agent(model, AgentConfig(**SMALL, coarse_horizon=3, coarse_dynamics=coarse_dynamics))
     agent.reset(observation["goal_image"], seed=0)
     assert agent.trace is None
     first = agent.act(observation)
