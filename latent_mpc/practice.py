@@ -20,7 +20,7 @@ THERE = 0.05  # energy to the goal at which the agent takes itself to be done
 
 
 class PracticePolicy:
-    """Pursues one goal image until the agent takes itself to be done; from there on it plays.
+    """Pursues one goal image until the agent takes itself to be done; from there on it plays. Begin with `reset`.
 
     Args:
         agent: of the weights that shall improve.

@@ -210,7 +210,7 @@ def test_other_settings_and_short_episodes_are_refused(trained: tuple[WorldModel
     with pytest.raises(InvalidInputError, match="other settings"):
         train_heads(fresh_model(), make_world(5, seed=0)[0], CONFIG, seed=1, folder=trained[1])
     short = make_world(5, seed=0, length=4)[0]
-    quick = replace(CONFIG, proprio=FitConfig(1, 8), distance=FitConfig(1, 8))
+    quick = replace(CONFIG, spread_gap=2, proprio=FitConfig(1, 8), distance=FitConfig(1, 8))
     with pytest.raises(InvalidInputError, match="no episode has the 4 actions"):
         train_heads(fresh_model(), short, quick, seed=0, folder=tmp_path)
 
