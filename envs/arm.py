@@ -92,6 +92,7 @@ class Arm:
         target = self.solve(data.qpos[:NUM_JOINTS], position, yaw, iterations=3)
         data.ctrl[NUM_JOINTS] = opening * FINGER_RANGE_M
         ramp = num_steps // 2
-        for i in range(num_steps):
-            data.ctrl[:NUM_JOINTS] = start + (target - start) * min(1.0, (i + 1) / ramp)
+        for i in range(ramp):
+            data.ctrl[:NUM_JOINTS] = start + (target - start) * ((i + 1) / ramp)
             mujoco.mj_step(model, data)
+        mujoco.mj_step(model, data, nstep=num_steps - ramp)

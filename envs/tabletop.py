@@ -202,8 +202,9 @@ class TabletopEnv(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.float32]]):
             self._goal_image = self._observe_image()
         self._arrange(layout.object_poses, layout.arm_pose)
         self.layout = layout
-        self.task.begin(self._situation())
-        return self._observation(), self._info(False)
+        situation = self._situation()
+        self.task.begin(situation)
+        return self._observation(), self._info(situation, False)
 
     def step(self, action: NDArray[np.float32]) -> tuple[dict[str, NDArray[Any]], float, bool, bool, dict[str, Any]]:
         """Move for one control period; actions outside [-1, 1] are clipped.
@@ -221,8 +222,9 @@ class TabletopEnv(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.float32]]):
         yaw = float(np.clip(yaw + c.step_yaw_rad * a[3], -c.max_yaw_rad, c.max_yaw_rad))
         opening = float(np.clip(0.5 - a[4], 0, 1))
         self.arm.move(self.model, self.data, position, yaw, opening, self._physics_steps)
-        success = self.task.update(self._situation())
-        return self._observation(), float(success), success, False, self._info(success)
+        situation = self._situation()
+        success = self.task.update(situation)
+        return self._observation(), float(success), success, False, self._info(situation, success)
 
     def render(self) -> NDArray[np.uint8]:
         """The overview camera at the size given to the constructor, uint8 (height, width, 3)."""
@@ -338,12 +340,12 @@ class TabletopEnv(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.float32]]):
             layout=self.layout,
         )
 
-    def _info(self, success: bool) -> dict[str, Any]:
+    def _info(self, situation: Situation, success: bool) -> dict[str, Any]:
         return {
-            "object_positions": self.object_positions(),
+            "object_positions": situation.object_positions.copy(),
             "goal_positions": self.layout.goal_poses[:, :3].copy(),
             "is_success": success,
-            "is_grasped": bool(self.grasped()[self.layout.target]),
+            "is_grasped": bool(situation.grasped[self.layout.target]),
         }
 
 
