@@ -1,7 +1,8 @@
 """Collect play: a pool of processes, each with its own environment, fills a play dataset (world_model/dataset.py).
 
 Episode i depends only on the settings, the seed and i, so neither the number of workers nor an interruption changes
-what is collected, and whoever runs the same command again makes only what is missing.
+what is collected, and whoever runs the same command again makes only what is missing. Practice (practice.py) depends
+on the weights too, and as torch rounds with the number of its threads, on whether there is more than one worker.
 """
 
 from __future__ import annotations

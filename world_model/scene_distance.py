@@ -61,7 +61,10 @@ class SceneDistance(nn.Module):
         return (self.decoder(torch.cat([self.embedding(state), arm], -1)) - latent).square().mean()
 
     def spread_error(self, state: Tensor, near: Tensor) -> Tensor:
-        """Mean absolute error of u, which alone it trains: states (B, D), states a few steps away (B, D) -> scalar."""
+        """Mean absolute errors of u at both ends of a few steps, summed: states (B, D) and (B, D) -> scalar.
+
+        Trains u alone.
+        """
         with torch.no_grad():
             jump = (self.embedding(state) - self.embedding(near)).square().sum(-1).log1p()
-        return (self.log_spread(state)[:, 0] - jump).abs().mean()
+        return (self.log_spread(torch.stack([state, near]))[..., 0] - jump).abs().mean(-1).sum()

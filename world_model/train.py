@@ -174,8 +174,7 @@ def _distance_stage(model: WorldModel, clips: Clips, config: TrainConfig) -> _St
         return {
             "contrast": contrastive_loss(distance.similarity(states[first], states[second])),
             "reconstruction": config.reconstruction_weight * distance.reconstruction_error(states[first]),
-            "spread": distance.spread_error(states[first], states[near])
-            + distance.spread_error(states[near], states[first]),
+            "spread": distance.spread_error(states[first], states[near]),
         }
 
     return distance, losses
