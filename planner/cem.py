@@ -9,10 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
 from latent_mpc.planner.checks import check_budget, check_elites, check_unit
-from latent_mpc.planner.search import Search
+from latent_mpc.planner.search import Search, fit_gaussian
 from latent_mpc.types import InvalidInputError
 
 
@@ -55,11 +53,11 @@ class CEM:
         for i in search.steps(self.num_iterations):
             # The final mean is scored apart; its evaluation comes out of the last iteration's.
             count = self.num_samples - (self.mean_candidate and i == last)
-            knots = search.sample(mean, std, count)
-            score = search.score(knots, mean if self.mean_candidate else None)
+            knots = search.sample(mean, std, count, include_mean=self.mean_candidate)
+            score = search.score(knots)
             index = search.elites(score, self.elites)
             elites = search.take(knots, index)  # (B, E, K, A)
-            fit_std, fit = torch.std_mean(elites, 1, correction=0)
+            fit, fit_std = fit_gaussian(elites)
             mean = fit.lerp_(mean, self.momentum)
             std = fit_std.lerp_(std, self.momentum).clamp_min_(self.min_std)
             search.report(mean, std, index)

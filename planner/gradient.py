@@ -70,5 +70,4 @@ class Gradient:
     def run(self, search: Search) -> None:
         """Search until the iterations or the time are used up."""
         knots = search.sample(search.mean, search.std, self.num_samples)
-        knots[:, 0] = search.mean
         descend(search, search.mix(knots), self.num_iterations, self.learning_rate)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from latent_mpc.planner.checks import check_budget, check_elites, check_unit
-from latent_mpc.planner.search import Search
+from latent_mpc.planner.search import Search, drawn, fit_gaussian
 from latent_mpc.types import InvalidInputError
 
 
@@ -96,18 +96,17 @@ class ICEM:
         last = self.num_iterations - 1
         for i in search.steps(self.num_iterations):
             count = self.populations[i] - (i == last)
-            white = search.noise(knots_count, count * width)
-            noise = torch.stack([colour @ w for w in white]).view(-1, knots_count, count, width)
-            limit = search.space.limit
-            knots = noise.transpose(1, 2).contiguous()
-            knots.mul_(std[:, None]).add_(mean[:, None]).clamp_(-limit, limit)
+            pairs = drawn(count - 1)
+            white = search.noise(knots_count, pairs * width)
+            noise = torch.stack([colour @ w for w in white]).view(-1, knots_count, pairs, width)
+            knots = search.mirrored(mean, noise.transpose(1, 2) * std.unsqueeze(1), count)
             if kept is not None:
                 knots[:, count - keep :] = kept
-            score = search.score(knots, mean)
+            score = search.score(knots)
             index = search.elites(score, self.elites)
             elites = search.take(knots, index)
             kept = elites[:, :keep] if keep else None
-            fit_std, fit = torch.std_mean(elites, 1, correction=0)
+            fit, fit_std = fit_gaussian(elites)
             mean = fit.lerp_(mean, self.momentum)
             std = fit_std.lerp_(std, self.momentum).clamp_min_(self.min_std)
             search.report(mean, std, index)

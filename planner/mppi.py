@@ -49,7 +49,7 @@ class MPPI:
         for i in search.steps(self.num_iterations):
             last = i == self.num_iterations - 1
             knots = search.sample(mean, std, self.num_samples - last)
-            score = search.score(knots, mean)
+            score = search.score(knots)
             index = search.elites(score, count)
             sorted_ = score.gather(1, index)
             low, high = sorted_[:, :1], sorted_[:, -1:]

@@ -58,7 +58,7 @@ class PredictiveSampling:
         value = None
         for _ in search.steps(self.num_iterations):
             knots = search.sample(best, std, self.num_samples)
-            score = search.score(knots, best)
+            score = search.score(knots)
             index = search.elites(score, 1)
             found = search.take(knots, index)[:, 0]
             new = score.gather(1, index)[:, 0]

@@ -249,3 +249,29 @@ def test_a_cubic_basis_repeats_straight_lines_and_passes_through_its_knots():
     assert torch.allclose(space.decode(line).flatten(), torch.linspace(-0.8, 0.6, 9), atol=1e-6)
     bumps = torch.tensor([0.1, -0.5, 0.4, 0.0, 0.3]).view(1, 1, 5, 1)
     assert torch.allclose(space.decode(bumps).flatten()[::2], bumps.flatten(), atol=1e-6)
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 8])
+@pytest.mark.parametrize("include_mean", [True, False])
+def test_candidates_are_the_mean_and_mirror_images_about_it(count, include_mean):
+    space = ActionSpace(H, A)
+    run = search.Search(space, cost, seeded(3, 4), std=torch.full((A,), 0.1), device=torch.device("cpu"))
+    mean = torch.linspace(-0.5, 0.5, H * A).view(1, H, A).repeat(2, 1, 1)
+    knots = run.sample(mean, run.std, count, include_mean=include_mean)
+    assert knots.shape == (2, count, H, A)
+    offset = knots - mean[:, None]
+    if include_mean:
+        assert bool((offset[:, 0] == 0).all())
+        offset = offset[:, 1:]
+    drawn = search.drawn(count - include_mean)
+    images = offset[:, drawn:]
+    assert torch.allclose(images, -offset[:, : images.shape[1]], atol=1e-6)
+    assert not drawn or not torch.equal(offset[0], offset[1])  # each problem has its own noise
+
+
+def test_the_fitted_gaussian_is_that_of_the_elites():
+    elites = torch.randn(2, 30, H, A, generator=seeded(0)[0]) * 0.3 + 5.0
+    mean, std = search.fit_gaussian(elites)
+    expected_std, expected_mean = torch.std_mean(elites.double(), 1, correction=0)
+    assert torch.allclose(mean.double(), expected_mean, atol=1e-5)
+    assert torch.allclose(std.double(), expected_std, atol=1e-5)
