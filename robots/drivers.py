@@ -1,0 +1,41 @@
+"""Drivers by name; a vendor's package is imported only when its driver is made."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from latent_mpc.robots.robot import Driver
+from latent_mpc.types import InvalidInputError, UnknownNameError
+
+# name -> (module, class, extra that installs what it needs)
+DRIVERS = {
+    "feetech": ("feetech", "FeetechDriver", "feetech"),
+    "franka": ("franka", "FrankaDriver", "franka"),
+    "lerobot": ("lerobot", "LeRobotDriver", "lerobot"),
+    "mujoco": ("mujoco_driver", "MujocoDriver", None),
+    "rosbridge": ("rosbridge", "RosbridgeDriver", "rosbridge"),
+    "trossen": ("trossen", "TrossenDriver", "trossen"),
+    "ur": ("ur", "URDriver", "ur"),
+}
+
+
+def make_driver(name: str, **options: Any) -> Driver:
+    """A driver by name, not connected yet.
+
+    Args:
+        name: a key of `DRIVERS`. **options: the arguments of its class.
+    Raises:
+        UnknownNameError: no such driver. InvalidInputError: its package is missing, or it has no such option.
+    """
+    if name not in DRIVERS:
+        raise UnknownNameError("driver", name, list(DRIVERS))
+    module, cls, extra = DRIVERS[name]
+    try:
+        driver = getattr(importlib.import_module(f"latent_mpc.robots.{module}"), cls)
+    except ImportError as error:
+        raise InvalidInputError(f"driver {name!r}: {error}; pip install latent-mpc[{extra}]") from error
+    try:
+        return driver(**options)
+    except TypeError as error:
+        raise InvalidInputError(f"driver {name!r}: {error}") from error
