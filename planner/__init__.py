@@ -9,7 +9,7 @@ from latent_mpc.planner.hierarchy import MACRO_BOX, CoarseLevel, Hierarchy, Hier
 from latent_mpc.planner.mpc import GoalTracker, RecedingHorizon
 from latent_mpc.planner.objective import RolloutCost, goal_energy, nearest_goal_energy, reduce_steps
 from latent_mpc.planner.parametrisation import ActionSpace
-from latent_mpc.planner.planner import METHODS, Method, Planner, make_planner
+from latent_mpc.planner.planner import DEFAULT, METHODS, Method, Planner, make_planner
 from latent_mpc.planner.rollout import rollout
 from latent_mpc.planner.search import Iteration, Search
 from latent_mpc.planner.shift import shift
@@ -18,6 +18,7 @@ from latent_mpc.planner.uncertainty import Disagreement, SupportDistance
 from latent_mpc.types import Scores
 
 __all__ = [
+    "DEFAULT",
     "MACRO_BOX",
     "METHODS",
     "ActionSpace",

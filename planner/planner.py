@@ -129,18 +129,26 @@ METHODS: dict[str, type] = {
     "random_shooting": RandomShooting,
 }
 
+DEFAULT = "more"  # the best of those that need no gradients, at a few thousand evaluations of a smooth cost
+
 # Methods that model the cost over all dimensions at once, and how many they can: beyond, they search a spline.
 MODELLED_DIMENSIONS = {"more": 40}
 MIN_KNOTS = 4
 
 
 def make_planner(
-    name: str, *, horizon: int, action_dim: int, num_samples: int = 300, num_iterations: int = 10, **config: Any
+    name: str = DEFAULT,
+    *,
+    horizon: int,
+    action_dim: int,
+    num_samples: int = 300,
+    num_iterations: int = 10,
+    **config: Any,
 ) -> Planner:
     """Build a planner by name.
 
     Args:
-        name: a key of `METHODS`.
+        name: a key of `METHODS`; without one `DEFAULT`.
         horizon: H; action_dim: A.
         num_samples: candidates an iteration; num_iterations: iterations.
         **config: fields of `ActionSpace` (low, high, basis, num_knots, sign_dims), of `Planner` (init_std, device)

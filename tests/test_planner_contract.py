@@ -5,7 +5,7 @@ import importlib.util
 import pytest
 import torch
 
-from latent_mpc.planner import METHODS, ActionSpace, make_planner, search
+from latent_mpc.planner import DEFAULT, METHODS, ActionSpace, make_planner, search
 from latent_mpc.types import InvalidInputError, PlanningFailed, UnknownNameError
 
 H, A = 6, 3
@@ -177,6 +177,7 @@ def test_the_standard_deviation_contracts_but_not_below_its_floor(name):
 
 
 def test_unknown_names_and_options_list_what_exists():
+    assert make_planner(horizon=H, action_dim=A) == make_planner(DEFAULT, horizon=H, action_dim=A)
     with pytest.raises(UnknownNameError, match=r"available: .*'cem'.*'icem'"):
         make_planner("simulated_annealing", horizon=H, action_dim=A)
     with pytest.raises(InvalidInputError, match=r"no option .'elites'.*elite_fraction"):
