@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
+
+if TYPE_CHECKING:  # a robot's processes start without torch, which takes seconds to load
+    from torch import Tensor
 
 
 class LatentMPCError(Exception):
@@ -95,6 +96,8 @@ class Scores(NamedTuple):
     @classmethod
     def cat(cls, parts: Sequence[Scores]) -> Scores:
         """Join batches of candidates along S."""
+        import torch
+
         margins = [part.margin for part in parts if part.margin is not None]
         return cls(torch.cat([part.cost for part in parts], 1), torch.cat(margins, 1) if margins else None)
 
@@ -107,6 +110,8 @@ class Scores(NamedTuple):
 
         Source: Deb, An efficient constraint handling method for genetic algorithms (2000), section 3.
         """
+        import torch
+
         if self.margin is None:
             return self.cost
         cost = self.cost.double()
@@ -188,3 +193,44 @@ class AgentLike(Protocol):
     def reset(self, goal_image: NDArray[np.uint8], *, seed: int | None = None) -> None: ...
 
     def act(self, observation: Mapping[str, Any]) -> NDArray[np.float32]: ...
+
+
+@dataclass(frozen=True)
+class WorkspaceSpec:
+    """Where a tool may go, in the frame B of the robot's base: one description for planner, environment and robot.
+
+    Attributes:
+        low_m, high_m: corners (x, y, z) of the box that the tool's point stays in.
+        table_m: height of a table, a floor for the tool's point and an obstacle for the whole arm; None without one.
+        keep_out_balls_m: (x, y, z, radius) of each ball that nothing may enter.
+        keep_out_boxes_m: (x, y, z, x, y, z) of each box that nothing may enter, low corner, then high corner.
+        speed_m_s: largest speed of the tool's point.
+    """
+
+    low_m: tuple[float, float, float]
+    high_m: tuple[float, float, float]
+    table_m: float | None = 0.0
+    keep_out_balls_m: tuple[tuple[float, float, float, float], ...] = ()
+    keep_out_boxes_m: tuple[tuple[float, float, float, float, float, float], ...] = ()
+    speed_m_s: float = 0.6
+
+    def __post_init__(self) -> None:
+        corners = [(self.low_m, self.high_m), *((box[:3], box[3:]) for box in self.keep_out_boxes_m)]
+        for low, high in corners:
+            if len(low) != 3 or len(high) != 3 or not all(a < b for a, b in zip(low, high, strict=True)):
+                raise InvalidInputError(f"lower corner {low} must lie below upper corner {high}, 3 numbers each")
+        for ball in self.keep_out_balls_m:
+            if len(ball) != 4 or not ball[3] > 0:
+                raise InvalidInputError(f"a keep-out ball is (x, y, z, radius) with a positive radius, got {ball}")
+        if not self.speed_m_s > 0:
+            raise InvalidInputError(f"speed_m_s must be positive, got {self.speed_m_s}")
+        numbers = [self.speed_m_s, self.table_m or 0.0, *(x for pair in corners for corner in pair for x in corner)]
+        if not np.isfinite([*numbers, *(x for ball in self.keep_out_balls_m for x in ball)]).all():
+            raise InvalidInputError(f"a workspace's numbers must be finite, got {self}")
+        if self.table_m is not None and self.table_m >= self.high_m[2]:
+            raise InvalidInputError(f"the table at {self.table_m} m leaves nothing of the box below {self.high_m[2]} m")
+
+    @property
+    def floor_m(self) -> float:
+        """The lowest height of the tool's point: the box's, or the table's where that is higher."""
+        return self.low_m[2] if self.table_m is None else max(self.low_m[2], self.table_m)

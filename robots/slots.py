@@ -51,10 +51,14 @@ class Slot:
         return self._memory.name
 
     def write(self, record: NDArray[np.void]) -> None:
-        """Replace the record; only ever from one process and thread."""
-        self._header[0] += 1
+        """Replace the record; only ever from one process and thread.
+
+        A record that an earlier writer left half written, because it was killed, is whole again afterwards.
+        """
+        writing = int(self._header[0]) | 1
+        self._header[0] = writing
         self._record[0] = record
-        self._header[0] += 1
+        self._header[0] = writing + 1
 
     def read(self) -> tuple[NDArray[np.void], int] | None:
         """A copy of the record and how often it was written; None before the first time.
