@@ -37,14 +37,16 @@ class Slot:
             self._memory = shared_memory.SharedMemory(name, create=self._owner, size=HEADER + self.dtype.itemsize)
         except FileNotFoundError as error:
             raise InvalidInputError(f"there is no slot {name!r}; its owner is gone") from error
-        self._header = np.frombuffer(self._memory.buf, np.int64, 2)
+        buffer = self._memory.buf
+        assert buffer is not None  # only after close
+        self._header = np.frombuffer(buffer, np.int64, 2)
         if self._owner:
             self._header[:] = 0, self.dtype.itemsize
         elif self._header[1] != self.dtype.itemsize:
             size = int(self._header[1])
             self.close()
             raise InvalidInputError(f"slot {name!r} holds {size} bytes, not the {self.dtype.itemsize} of {self.dtype}")
-        self._record = np.frombuffer(self._memory.buf, self.dtype, 1, HEADER)
+        self._record = np.frombuffer(buffer, self.dtype, 1, HEADER)
 
     @property
     def name(self) -> str:
@@ -78,7 +80,9 @@ class Slot:
         """Let go of the memory; the one who created it also removes it. May be called twice."""
         if self._memory is None:
             return
-        self._header = self._record = np.empty(0)  # their buffers would keep the memory open
+        del self._header  # its buffer would keep the memory open
+        if hasattr(self, "_record"):
+            del self._record
         self._memory.close()
         if self._owner:
             self._memory.unlink()
