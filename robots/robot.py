@@ -108,10 +108,15 @@ class RobotState:
 
 @dataclass(frozen=True)
 class Setpoint:
-    """What is sent each tick: joint positions (J,) in radians and the gripper's opening, 0 to 1."""
+    """What is sent each tick: joint positions (J,) in radians and the gripper's opening, 0 to 1.
+
+    `motion_s` is the controller's motion clock at that tick; a simulated camera stamps its frames with it, and a real
+    device ignores it.
+    """
 
     q_rad: Array
     gripper: float
+    motion_s: float = 0.0
 
 
 @dataclass(frozen=True)
