@@ -8,11 +8,11 @@ from typing import Any
 from latent_mpc.robots.robot import Driver
 from latent_mpc.types import InvalidInputError, UnknownNameError
 
-# name -> (module, class, extra that installs what it needs)
+# name -> (module, class, the extra that installs what it needs)
 DRIVERS = {
-    "feetech": ("feetech", "FeetechDriver", "feetech"),
+    "feetech": ("feetech", "FeetechDriver", None),
     "franka": ("franka", "FrankaDriver", "franka"),
-    "lerobot": ("lerobot", "LeRobotDriver", "lerobot"),
+    "lerobot": ("lerobot", "LeRobotDriver", None),
     "mujoco": ("mujoco_driver", "MujocoDriver", None),
     "rosbridge": ("rosbridge", "RosbridgeDriver", "rosbridge"),
     "trossen": ("trossen", "TrossenDriver", "trossen"),
@@ -34,7 +34,8 @@ def make_driver(name: str, **options: Any) -> Driver:
     try:
         driver = getattr(importlib.import_module(f"latent_mpc.robots.{module}"), cls)
     except ImportError as error:
-        raise InvalidInputError(f"driver {name!r}: {error}; pip install latent-mpc[{extra}]") from error
+        hint = f"; pip install 'latent-mpc[{extra}]'" if extra else ""
+        raise InvalidInputError(f"driver {name!r}: {error}{hint}") from error
     try:
         return driver(**options)
     except TypeError as error:
