@@ -2,14 +2,17 @@
 
     ratio = J(clip(plan)) / J(do nothing),   the same starts, goals and sampling seeds for every method
 
+Where J is a logarithm it is e^J that is compared (latent_mpc/bench_problems.py). In the closed loop it is success that
+counts, of whole episodes, with the method in the place of the agent's planners.
 Every run is appended to `runs.jsonl` in the output folder as it ends; a second call skips what is there. From these
 come `planners.md`, `planners.json` and plots of the ratio against evaluations and against wall time.
 """
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
-import platform
 import statistics
 import time
 from collections.abc import Sequence
@@ -17,13 +20,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
+from latent_mpc.agent import AgentConfig, weights_folder
+from latent_mpc.bench_closed_loop import METHODS, TASKS, evaluations_a_plan, run_closed_loop
 from latent_mpc.bench_methods import Contender, default_contenders
 from latent_mpc.bench_peers import installed_peers
 from latent_mpc.bench_problems import PROBLEMS
+from latent_mpc.bench_report import Run, machine, markdown, plot, success_markdown, summarise, summarise_successes
 from latent_mpc.planner import make_planner
 from latent_mpc.types import InvalidInputError, UnknownNameError
 
@@ -34,15 +39,17 @@ class PlannerBenchConfig:
 
     Attributes:
         methods: labels of methods; None for all.
-        problems: names of problems; None for all.
+        problems: names of problems. `closed_loop_pick_place` and `closed_loop_reach` are left out by default, as they
+            take hours: there a seed is an episode, and only the methods take part that need no settings of their own.
         seeds: paired seeds, 2 or more; 24 for a table to publish.
-        evaluations: candidates that each method may score, 300 or more; a gradient step counts as three.
+        evaluations: candidates that each method may score, 300 or more; a gradient step counts as three. In the closed
+            loop it is as many as the agent's own planners score.
         reference: the method that the `wins` column is about.
         peers: add the installed methods of other libraries (latent_mpc/bench_peers.py).
     """
 
     methods: tuple[str, ...] | None = None
-    problems: tuple[str, ...] | None = None
+    problems: tuple[str, ...] = tuple(PROBLEMS)
     seeds: int = 24
     evaluations: int = 3000
     reference: str = "more"
@@ -52,33 +59,32 @@ class PlannerBenchConfig:
         if self.seeds < 2 or self.evaluations < 300:
             raise InvalidInputError(f"need seeds >= 2 and evaluations >= 300, got {self.seeds} and {self.evaluations}")
         methods = list(contenders(self.peers))
-        _check_names("method", methods, self.methods)
-        _check_names("problem", list(PROBLEMS), self.problems)
+        if self.methods is not None:
+            _check_names("method", methods, self.methods)
+        _check_names("problem", [*PROBLEMS, *TASKS], self.problems)
         _check_names("reference method", methods, (self.reference,))
+        if set(self.problems) <= set(TASKS) and not set(self.methods or METHODS) & set(METHODS):
+            raise InvalidInputError(
+                f"no method of {list(self.methods or ())} runs in the closed loop; {list(METHODS)} do"
+            )
 
 
 @dataclass(frozen=True)
-class Row:
-    """One line of the table: the mean ratio over the seeds with a 95 % bootstrap interval of the mean.
+class Key:
+    """What a run is of: two runs with the same key have the same result.
 
-    `wins` is the share of the seeds on which the reference method's plan is better than this one.
+    `budget` is the evaluations that were allowed; `model` names the weights, where the problem has any.
     """
 
     problem: str
     method: str
-    gradients: bool
-    seeds: int
-    evaluations: int
-    ratio: float
-    low: float
-    high: float
-    worst: float
-    seconds: float
-    wins: float | None
+    seed: int
+    budget: int
+    model: str | None
 
 
 def run_planner_bench(config: PlannerBenchConfig, *, out: str | Path, seed: int = 0, device: str = "cpu") -> str:
-    """Run, or finish, a benchmark and write its table, JSON and plots into `out`.
+    """Run, or finish, a benchmark and write its tables, JSON and plots into `out`.
 
     Args:
         config: what to compare.
@@ -86,50 +92,34 @@ def run_planner_bench(config: PlannerBenchConfig, *, out: str | Path, seed: int 
         seed: the first of the paired seeds; the others follow it.
         device: "cpu", where all problems and peers run.
     Returns:
-        The table in Markdown, and where the files lie.
+        The tables in Markdown, and where the plots lie.
     Raises:
         InvalidInputError: another device.
     """
     if device != "cpu":
         raise InvalidInputError(f"the planner benchmark runs on the device 'cpu' only, got {device!r}")
     available = contenders(config.peers)
-    methods = config.methods or tuple(available)
-    problems = config.problems or tuple(PROBLEMS)
-    seeds = range(seed, seed + config.seeds)
+    keys = [
+        _key(problem, method, s, config)
+        for s in range(seed, seed + config.seeds)
+        for problem in config.problems
+        for method in config.methods or available
+        if problem in PROBLEMS or method in METHODS
+    ]
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    store = folder / "runs.jsonl"
-    runs = [json.loads(line) for line in store.read_text().splitlines()] if store.exists() else []
-    done = {(r["problem"], r["method"], r["seed"], r["budget"]) for r in runs}
-    todo = [
-        (problem, method, s)
-        for s in seeds
-        for problem in problems
-        for method in methods
-        if (problem, method, s, config.evaluations) not in done
-    ]
-    for problem, method, s in tqdm(todo, desc="planners", unit="plan"):
-        run = {"problem": problem, "seed": s, **_measure(available[method], PROBLEMS[problem](s), s, config)}
-        runs.append(run)
-        with store.open("a") as file:
-            file.write(json.dumps(run) + "\n")
-    runs = [
-        r
-        for r in runs
-        if r["method"] in methods
-        and r["problem"] in problems
-        and r["budget"] == config.evaluations
-        and r["seed"] in seeds
-    ]
-    rows = summarise(runs, config.reference)
-    table = markdown(rows, config.evaluations, config.reference)
-    (folder / "planners.md").write_text(table)
-    report = {"machine": machine(), "evaluations": config.evaluations, "rows": [asdict(row) for row in rows]}
-    (folder / "planners.json").write_text(json.dumps(report, indent=1) + "\n")
-    plots = [folder / f"planners_{axis}.png" for axis in ("evaluations", "seconds")]
-    for axis, path in enumerate(plots):
-        _plot(runs, axis, path)
-    return f"{table}\nPlots: {plots[0]}, {plots[1]}"
+    done = _read_runs(folder / "runs.jsonl")
+    missing = [key for key in keys if key not in done]
+    with open(folder / "runs.jsonl", "a") as log:
+        for key in tqdm(missing, desc="planners", unit="run"):
+            if key.problem in TASKS:
+                measured = run_closed_loop(key.problem, key.method, key.seed)
+            else:
+                measured = _measure(available[key.method], key)
+            done[key] = {**asdict(key), **measured}
+            log.write(json.dumps(done[key]) + "\n")
+            log.flush()
+    return _report([done[key] for key in keys], config, folder)
 
 
 def contenders(peers: bool) -> dict[str, Contender]:
@@ -137,74 +127,70 @@ def contenders(peers: bool) -> dict[str, Contender]:
     return {c.label: c for c in default_contenders() + (installed_peers() if peers else [])}
 
 
-def _measure(contender: Contender, problem: Any, seed: int, config: PlannerBenchConfig) -> dict[str, Any]:
-    outcome = contender.solve(problem, 10_000 + seed, config.evaluations)
+def _key(problem: str, method: str, seed: int, config: PlannerBenchConfig) -> Key:
+    budget = evaluations_a_plan(AgentConfig()) if problem in TASKS else config.evaluations
+    return Key(problem, method, seed, budget, _weights() if problem in ("pick_and_place", *TASKS) else None)
+
+
+@functools.cache
+def _weights() -> str:
+    """A name of the shipped weights that changes with them."""
+    return hashlib.sha256((weights_folder("panda-tabletop") / "model.safetensors").read_bytes()).hexdigest()[:12]
+
+
+def _read_runs(path: Path) -> dict[Key, Run]:
+    """Finished runs; a line that was cut off by a kill is left out, and ended where it is the last."""
+    runs = {}
+    text = path.read_text() if path.exists() else ""
+    for line in text.splitlines():
+        try:
+            run = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        runs[Key(run["problem"], run["method"], run["seed"], run["budget"], run.get("model"))] = run
+    if text and not text.endswith("\n"):
+        with open(path, "a") as log:
+            log.write("\n")
+    return runs
+
+
+def _measure(contender: Contender, key: Key) -> dict[str, Any]:
+    problem = PROBLEMS[key.problem](key.seed)
+    outcome = contender.solve(problem, 10_000 + key.seed, key.budget)
     with torch.no_grad():
         cost = float(problem.cost(outcome.actions.detach().float().clamp(-1, 1)[None, None]))
     return {
-        "method": contender.label,
         "gradients": contender.gradients,
-        "budget": config.evaluations,
         "evaluations": outcome.evaluations,
-        "ratio": cost / problem.idle_cost,
+        "ratio": problem.ratio(cost),
         "seconds": outcome.seconds,
-        "curve": [(n, s, c / problem.idle_cost) for n, s, c in outcome.curve],
+        "curve": [(n, s, problem.ratio(c)) for n, s, c in outcome.curve],
     }
 
 
-def bootstrap_mean(values: Sequence[float], resamples: int = 10_000) -> tuple[float, float]:
-    """95 % percentile interval of the mean (Efron & Tibshirani 1993, section 13.3); the draw is fixed."""
-    draw = np.random.default_rng(0).integers(0, len(values), (resamples, len(values)))
-    low, high = np.quantile(np.asarray(values)[draw].mean(1), [0.025, 0.975])
-    return float(low), float(high)
-
-
-def summarise(runs: Sequence[dict[str, Any]], reference: str) -> list[Row]:
-    """One row for each problem and method, best first; pairs with `reference` by seed."""
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for run in runs:
-        groups.setdefault((run["problem"], run["method"]), []).append(run)
-    rows = []
-    for (problem, method), group in groups.items():
-        rival = {r["seed"]: r["ratio"] for r in groups.get((problem, reference), [])}
-        pairs = [rival[r["seed"]] < r["ratio"] for r in group if r["seed"] in rival and method != reference]
-        ratios = [r["ratio"] for r in group]
-        low, high = bootstrap_mean(ratios)
-        rows.append(
-            Row(
-                problem=problem,
-                method=method,
-                gradients=group[0]["gradients"],
-                seeds=len(group),
-                evaluations=max(r["evaluations"] for r in group),
-                ratio=statistics.fmean(ratios),
-                low=low,
-                high=high,
-                worst=max(ratios),
-                seconds=statistics.median(r["seconds"] for r in group),
-                wins=statistics.fmean(pairs) if pairs else None,
-            )
-        )
-    return sorted(rows, key=lambda row: (row.problem, row.ratio))
-
-
-def markdown(rows: Sequence[Row], evaluations: int, reference: str) -> str:
-    """The table of a report."""
-    lines = [
-        f"Cost of the plan ÷ cost of doing nothing at {evaluations} evaluations; mean over the seeds, 95 % bootstrap "
-        f"interval, worst seed, median seconds a plan, and the share of the seeds that `{reference}` wins against "
-        f"the method. Machine: {machine()}.",
-        "",
-        f"| problem | method | gradients | seeds | mean | 95 % | worst | s a plan | {reference} wins |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for r in rows:
-        wins = "–" if r.wins is None else f"{100 * r.wins:.0f} %"
-        lines.append(
-            f"| {r.problem} | {r.method} | {'yes' if r.gradients else 'no'} | {r.seeds} | {r.ratio:.4f} "
-            f"| {r.low:.4f}–{r.high:.4f} | {r.worst:.4f} | {r.seconds:.2f} | {wins} |"
-        )
-    return "\n".join(lines) + "\n"
+def _report(runs: Sequence[Run], config: PlannerBenchConfig, folder: Path) -> str:
+    """Write tables, JSON and plots of `runs`; returns the tables, and where the plots lie."""
+    planned = [run for run in runs if run["problem"] in PROBLEMS]
+    rows, tables, plots = summarise(planned, config.reference), [], []
+    if rows:
+        tables.append(markdown(rows, config.evaluations, config.reference))
+        plots = [folder / f"planners_{axis}.png" for axis in ("evaluations", "seconds")]
+        for axis, path in enumerate(plots):
+            plot(planned, axis, config.reference, path)
+    episodes = summarise_successes([run for run in runs if run["problem"] in TASKS])
+    if episodes:
+        tables.append(success_markdown(episodes, evaluations_a_plan(AgentConfig())))
+    (folder / "planners.md").write_text("\n".join(tables))
+    report = {
+        "machine": machine(),
+        "evaluations": config.evaluations,
+        "rows": [asdict(row) for row in rows],
+        "closed_loop": [asdict(row) for row in episodes],
+    }
+    (folder / "planners.json").write_text(json.dumps(report, indent=1) + "\n")
+    if plots:
+        tables.append(f"Plots: {', '.join(map(str, plots))}")
+    return "\n".join(tables)
 
 
 def measure_overhead(name: str, *, batch: int = 1, repeats: int = 30, **options: Any) -> float:
@@ -219,40 +205,9 @@ def measure_overhead(name: str, *, batch: int = 1, repeats: int = 30, **options:
     return 1e3 * statistics.median(times[3:])
 
 
-def machine() -> str:
-    """Processor, threads and torch, in words."""
-    return (
-        f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} thread(s), torch {torch.__version__}"
-    )
-
-
-def _check_names(kind: str, available: list[str], names: tuple[str, ...] | None) -> None:
-    if names is not None and not names:
-        raise InvalidInputError(f"need at least one {kind}, or null for all; available: {sorted(available)}")
-    for name in names or ():
+def _check_names(kind: str, available: list[str], names: tuple[str, ...]) -> None:
+    if not names:
+        raise InvalidInputError(f"need at least one {kind}; available: {sorted(available)}")
+    for name in names:
         if name not in available:
             raise UnknownNameError(kind, name, available)
-
-
-def _plot(runs: Sequence[dict[str, Any]], axis: int, path: Path) -> None:
-    """Median ratio against evaluations (axis 0) or seconds (axis 1), one panel a problem."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    problems = sorted({r["problem"] for r in runs})
-    figure = Figure(figsize=(6 * len(problems), 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    for panel, problem in zip(figure.subplots(1, len(problems), squeeze=False)[0], problems, strict=True):
-        for method in sorted({r["method"] for r in runs}):
-            curves = [r["curve"] for r in runs if r["method"] == method and r["problem"] == problem]
-            curves = [c for c in curves if c]
-            if not curves:
-                continue
-            shortest = min(map(len, curves))
-            points = np.median(np.array([c[:shortest] for c in curves]), 0)
-            panel.plot(points[:, axis], points[:, 2], marker=".", label=method)
-        panel.set(yscale="log", title=problem, ylabel="cost ÷ doing nothing")
-        panel.set_xlabel("evaluations" if axis == 0 else "seconds")
-        panel.grid(alpha=0.3)
-    figure.axes[-1].legend(fontsize=7)
-    figure.savefig(path, dpi=110)

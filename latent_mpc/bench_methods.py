@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from latent_mpc.bench_problems import ACTION_DIM
+from latent_mpc.bench_problems import Problem
 from latent_mpc.planner import Iteration, make_planner
 
-Solve = Callable[[Any, int, int], "Outcome"]  # problem, sampling seed, evaluations
+Solve = Callable[[Problem, int, int], "Outcome"]  # problem, sampling seed, evaluations
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class Contender:
 def ours(name: str, settings: Callable[[int], dict[str, Any]], label: str | None = None) -> Contender:
     """One of this package's methods; `settings` turns a number of evaluations into options of `make_planner`."""
 
-    def solve(problem: Any, seed: int, evaluations: int) -> Outcome:
-        planner = make_planner(name, horizon=problem.horizon, action_dim=ACTION_DIM, **settings(evaluations))
+    def solve(problem: Problem, seed: int, evaluations: int) -> Outcome:
+        planner = make_planner(name, horizon=problem.horizon, action_dim=problem.action_dim, **settings(evaluations))
         curve: list[tuple[int, float, float]] = []
 
         def watch(iteration: Iteration) -> None:
@@ -60,9 +60,11 @@ def _batches(samples: int, **options: Any) -> Callable[[int], dict[str, Any]]:
 
 
 def _polish(evaluations: int) -> dict[str, Any]:
-    """Half of the evaluations for CEM, half for five descents; a gradient step counts as three."""
+    """Half of the evaluations for CEM, half for up to five descents; a gradient step counts as three."""
     samples = evaluations // 20
-    return {"num_samples": samples, "num_iterations": 10, "polish_starts": 5, "polish_steps": evaluations // 30}
+    starts = max(1, min(5, samples // 10))
+    half = {"num_samples": samples, "num_iterations": 10}
+    return {**half, "polish_starts": starts, "polish_steps": evaluations // (6 * starts)}
 
 
 def default_contenders() -> list[Contender]:

@@ -1,18 +1,49 @@
 """Open-loop planning problems on which planners are compared, and their scale: the cost of doing nothing.
 
-Every problem has a start, a goal and a cost over action sequences in [-1, 1]; a seed draws start and goal.
+Every problem has a start, a goal and a cost over action sequences in [-1, 1]; a seed draws start and goal. What is
+compared is a ratio to doing nothing, so that seeds count alike.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property, partial
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-ACTION_DIM = 7
+from latent_mpc.agent import Agent, weights_folder
+from latent_mpc.bench_record import Moment, read_moments
+from latent_mpc.planner import RolloutCost
+from latent_mpc.world_model.model import WorldModel, load_world_model
+
+ACTION_DIM = 7  # of the synthetic problems
+
+
+class Problem(Protocol):
+    """What the methods plan for."""
+
+    @property
+    def horizon(self) -> int: ...
+
+    @property
+    def action_dim(self) -> int: ...
+
+    @property
+    def idle_cost(self) -> float:
+        """J of doing nothing."""
+        ...
+
+    def cost(self, actions: Tensor) -> Tensor:
+        """actions (B, S, H, A) in [-1, 1] -> J (B, S), differentiable."""
+        ...
+
+    def ratio(self, cost: float) -> float:
+        """A cost on a positive scale on which doing nothing is 1; it grows with the cost."""
+        ...
 
 
 def _generator(seed: int) -> torch.Generator:
@@ -28,7 +59,7 @@ class DoubleIntegrator:
 
     seed: int
     horizon: int = 25
-    name = "double integrator"
+    action_dim = ACTION_DIM
     dt = 0.2
 
     @cached_property
@@ -54,6 +85,9 @@ class DoubleIntegrator:
         """J of doing nothing."""
         return float(self.cost(torch.zeros(1, 1, self.horizon, ACTION_DIM)))
 
+    def ratio(self, cost: float) -> float:
+        return cost / self.idle_cost
+
 
 @dataclass(frozen=True)
 class LatentMLP:
@@ -65,7 +99,7 @@ class LatentMLP:
 
     seed: int
     horizon: int = 10
-    name = "MLP latent"
+    action_dim = ACTION_DIM
     width = 192
     hidden = 512
 
@@ -114,5 +148,59 @@ class LatentMLP:
         with torch.no_grad():
             return float(self.cost(torch.zeros(1, 1, self.horizon, ACTION_DIM)))
 
+    def ratio(self, cost: float) -> float:
+        return cost / self.idle_cost
 
-PROBLEMS = {"double_integrator": DoubleIntegrator, "mlp_latent": LatentMLP}
+
+@dataclass(frozen=True)
+class PickAndPlace:
+    """A moment of a recorded pick and place; the shipped world model, and the agent's own energy to the goal image.
+
+        J = Σ_t E(s_t),   s_{t+1} = f(s_t, a_t),      ratio = exp((J - J_idle) / H)
+
+    E contains the logarithm of the scene distance δ, so that a quotient of it means nothing. The ratio is the quotient
+    of the geometric means of e^E over the steps, which is δ but for details and guardrails.
+    Seed s takes moment s; past the last one they come again, with other sampling.
+    """
+
+    seed: int
+    horizon: int = 15
+
+    @cached_property
+    def moment(self) -> Moment:
+        moments = read_moments()
+        return moments[self.seed % len(moments)]
+
+    @property
+    def action_dim(self) -> int:
+        return shipped_model().config.action_dim
+
+    @cached_property
+    def cost(self) -> Callable[[Tensor], Any]:
+        """actions (B, S, H, 5) -> J (B, S)."""
+        agent = Agent(shipped_model())
+        agent.reset(self.moment.goal_image, seed=self.seed)
+        state = agent.observe({"image": self.moment.image, "proprio": self.moment.proprio})
+        return RolloutCost(agent.model.predictor, state[None], partial(agent.goal_energy, start=state), "sum")
+
+    @cached_property
+    def idle_cost(self) -> float:
+        """J of doing nothing."""
+        with torch.no_grad():
+            return float(self.cost(torch.zeros(1, 1, self.horizon, self.action_dim)))
+
+    def ratio(self, cost: float) -> float:
+        return math.exp((cost - self.idle_cost) / self.horizon)
+
+
+@cache
+def shipped_model() -> WorldModel:
+    """The world model that comes with the package."""
+    return load_world_model(weights_folder("panda-tabletop"))[0]
+
+
+PROBLEMS: dict[str, Callable[[int], Problem]] = {
+    "double_integrator": DoubleIntegrator,
+    "mlp_latent": LatentMLP,
+    "pick_and_place": PickAndPlace,
+}
