@@ -226,6 +226,15 @@ class TabletopEnv(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.float32]]):
         success = self.task.update(situation)
         return self._observation(), float(success), success, False, self._info(situation, success)
 
+    def judge(self, qpos: NDArray[np.float64], qvel: NDArray[np.float64]) -> bool:
+        """Whether the task is done when another simulation of this scene is in a state (nq,), (nv,).
+
+        The counterpart of `step` for an arm that is driven from outside: one call a control step.
+        """
+        self.data.qpos[:], self.data.qvel[:] = qpos, qvel
+        mujoco.mj_forward(self.model, self.data)
+        return self.task.update(self._situation())
+
     def render(self) -> NDArray[np.uint8]:
         """The overview camera at the size given to the constructor, uint8 (height, width, 3)."""
         return self.render_camera("overview", *self._render_size)

@@ -13,8 +13,8 @@ go where it is needed. Towards a subgoal, which was predicted in full, the two d
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from latent_mpc.planner.rollout import rollout, rollout_macros
 from latent_mpc.planner.search import Iteration
 from latent_mpc.planner.shift import shift
 from latent_mpc.tool_guardrails import GuardrailConfig, tool_violation
-from latent_mpc.types import InvalidInputError, Observation, Plan, UnknownNameError, check_image
+from latent_mpc.types import InvalidInputError, Observation, Plan, PlanningFailed, UnknownNameError, check_image
 from latent_mpc.world_model.macro import MacroActions
 from latent_mpc.world_model.model import WorldModel, load_world_model
 
@@ -71,6 +71,7 @@ class AgentConfig:
         settle: search over actions to the goal, once the scene is arranged.
         flat: search over `flat_horizon` actions of the flat planner; by default as many predictions as the hierarchy's.
         execute_steps: actions executed of a plan; settle_steps: of one that settles.
+        track: between plans, search the rest of the fine plan again from what was seen, towards the same subgoal.
         noise_margin: ε in units of the model's median prediction error over a chunk, or of what the goal image leaves
             open where that is more.
         latent_weight, arm_weight: κ and λ, towards the goal.
@@ -89,6 +90,7 @@ class AgentConfig:
     flat: SearchConfig = SearchConfig(51, 3)
     execute_steps: int = 4
     settle_steps: int = 1
+    track: bool = True
     noise_margin: float = 6.0
     latent_weight: float = 0.01
     arm_weight: float = 0.03
@@ -208,16 +210,24 @@ class Agent:
         """
         if self._goal is None:
             raise InvalidInputError("call reset(goal_image) before act(observation)")
-        state = self.observe(observation)[None]
-        if self.config.planner == "flat":
-            plan: Callable[..., Plan | HierarchyPlan] = partial(self._plan_directly, self._flat)
-        elif self.config.planner == "prior":
-            plan = self._follow_prior
-        else:
-            plan = self._settle_or_plan
+        state, horizon = self.observe(observation)[None], self._horizon
         with torch.no_grad():
-            action = self._horizon.act(lambda *last: plan(state, *last))
+            left = horizon.execute_steps - horizon.executed
+            if self.config.track and left and horizon.executed and isinstance(horizon.plan, HierarchyPlan):
+                tracked = self.track(state, horizon.plan, horizon.executed, self.config.deadline_s)
+                horizon.plan, horizon.executed, horizon.execute_steps = tracked, 0, left
+            action = horizon.act(lambda *last: self._plan(state, *last))
         return action[0].cpu().numpy().astype(np.float32)
+
+    def _plan(
+        self, state: Tensor, previous: Plan | HierarchyPlan | None, executed: int, deadline_s: float | None
+    ) -> Plan | HierarchyPlan:
+        if self.config.planner == "flat":
+            return self._plan_directly(self._flat, state, previous, executed, deadline_s)
+        if self.config.planner == "prior":
+            return self._follow_prior(state)
+        plan, self._horizon.execute_steps = self.plan(state, previous, executed, deadline_s)
+        return plan
 
     @torch.no_grad()
     def observe(self, observation: Mapping[str, Any]) -> Tensor:
@@ -266,18 +276,53 @@ class Agent:
         latent, arm = self.model.split((states - target).square())
         return latent_weight * latent.mean(-1) + arm_weight * arm.mean(-1)
 
-    def _settle_or_plan(
-        self, state: Tensor, previous: Plan | HierarchyPlan | None, executed: int, deadline_s: float | None
-    ) -> Plan | HierarchyPlan:
-        """Straight to the goal once the scene is arranged, else over subgoals."""
-        plan: Plan | HierarchyPlan
+    def plan(
+        self,
+        state: Tensor,
+        previous: Plan | HierarchyPlan | None = None,
+        executed: int = 0,
+        deadline_s: float | None = None,
+    ) -> tuple[Plan | HierarchyPlan, int]:
+        """Plan from a state, without acting: straight to the goal once the scene is arranged, else over subgoals.
+
+        Args:
+            state: (1, D), from `observe` or predicted.
+            previous: the last plan, to start from, and how many of its steps were executed since.
+            deadline_s: seconds it may take.
+        Returns:
+            The plan, and how many of its actions to execute before planning again.
+        Raises:
+            PlanningFailed: no candidate had a finite cost.
+        """
         if self._arranged(state):
-            plan = self._plan_directly(self._settle, state, previous, executed, deadline_s)
-            self._horizon.execute_steps = self.config.settle_steps
-        else:
-            plan = self._plan_hierarchy(state, previous, executed, deadline_s)
-            self._horizon.execute_steps = self.config.execute_steps
-        return plan
+            direct = self._plan_directly(self._settle, state, previous, executed, deadline_s)
+            return direct, self.config.settle_steps
+        return self._plan_hierarchy(state, previous, executed, deadline_s), self.config.execute_steps
+
+    def track(
+        self, state: Tensor, plan: HierarchyPlan, executed: int, deadline_s: float | None = None
+    ) -> HierarchyPlan:
+        """What is left of a plan after `executed` steps, its actions searched again from `state` (1, D).
+
+        The subgoal stays, so the search is short, and corrects what did not go as predicted. The old actions come back
+        when no candidate has a finite cost. As with `shift`, the last action is repeated to the old length; the cost
+        is that of the steps that were left.
+        """
+        rest = plan.actions[:, executed:]
+        fine = replace(self._fine, space=replace(self._fine.space, horizon=rest.shape[1]))
+        subgoal = plan.subgoals[-1][:, None, None]
+        energy = partial(self.subgoal_energy, subgoal=subgoal, start=state[0])
+        try:
+            found = fine.plan(
+                RolloutCost(self.model.predictor, state, energy, "sum"),
+                generator=self._generator,
+                warm_start=rest,
+                deadline_s=deadline_s,
+            )
+        except PlanningFailed:
+            found = replace(plan.plans[-1], actions=rest)
+        actions = shift(torch.cat([plan.actions[:, :executed], found.actions], 1), executed)
+        return replace(plan, plans=(*plan.plans[:-1], replace(found, actions=actions)))
 
     def _plan_hierarchy(
         self, state: Tensor, previous: Plan | HierarchyPlan | None, executed: int, deadline_s: float | None
@@ -321,9 +366,7 @@ class Agent:
         self._record(plan, state, states, None, last, started)
         return plan
 
-    def _follow_prior(
-        self, state: Tensor, previous: Plan | HierarchyPlan | None, executed: int, deadline_s: float | None
-    ) -> Plan:
+    def _follow_prior(self, state: Tensor) -> Plan:
         """The likeliest chunk of play on the way to the goal, whatever the model says of it."""
         started = time.perf_counter()
         actions = self._macro.decode(state, torch.zeros(1, self._macro.macro_dim, device=self.device))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import re
 import signal
 import subprocess
 import sys
@@ -17,10 +18,12 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from latent_mpc.cli import app, is_disk_full
+from latent_mpc.cli import app
+from latent_mpc.cli_support import is_disk_full
 from latent_mpc.types import InvalidInputError, UnknownNameError
 
 COMMANDS = ["collect", "pretrain", "train", "eval", "demo", "info", "bench planners"]
+ROBOT_COMMANDS = ["drive", "replay", "goal capture", "robot check", "robot calibrate"]
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,30 @@ def test_help_shows_an_example_and_the_common_options(command: str) -> None:
     assert f"Example:\n      latent-mpc {command}" in result.output
     for option in ("--config FILE.yaml", "--seed", "--device", "--out", "KEY=VALUE"):
         assert option in result.output
+
+
+@pytest.mark.parametrize("command", ROBOT_COMMANDS)
+def test_help_of_what_touches_an_arm_shows_an_example(command: str) -> None:
+    result = invoke(*command.split(), "--help")
+    assert result.exit_code == 0
+    assert "Example:\n      latent-mpc" in result.output and f"latent-mpc {command}" in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("drive", "--robot", "kuka"), "unknown robot 'kuka'; available: .*'mujoco'.*'so101'"),
+        (("drive", "--robot", "so101"), "an SO-101 needs --port"),
+        (("drive", "--robot", "ur", "--set", "host"), "--set 'host' must be KEY=VALUE"),
+        (("drive", "--robot", "ur", "--set", "host=127.0.0.1"), "robot 'ur' needs --camera and --goal"),
+        (("drive", "--goal", "missing.png"), "goal missing.png cannot be read as an image"),
+        (("replay", "missing"), "missing"),
+    ],
+)
+def test_what_cannot_be_driven_is_said_in_one_line(arguments: tuple[str, ...], message: str) -> None:
+    result = invoke(*arguments)
+    assert result.exit_code == 2, result.output
+    assert re.search(message, result.stderr) and "Traceback" not in result.output
 
 
 def test_help_lists_the_commands_and_loads_neither_torch_nor_mujoco() -> None:

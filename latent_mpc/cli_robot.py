@@ -1,0 +1,153 @@
+"""The commands that touch an arm: `latent-mpc drive | replay | goal capture | robot check | robot calibrate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from latent_mpc.cli_support import Seed, Weights, reported
+
+goal = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Goal images.")
+robot = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Check and calibrate an arm.")
+
+Robot = Annotated[
+    str, typer.Option(metavar="NAME", help="mujoco (a simulated Panda), so101, or a driver: ur, franka, trossen, …")
+]
+Port = Annotated[str | None, typer.Option(metavar="DEVICE", help="Serial port of an SO-101, such as /dev/ttyACM0.")]
+CameraSource = Annotated[
+    str | None, typer.Option(metavar="INDEX|URL", help="Camera of a real arm: 0 for the first, or a stream's address.")
+]
+Calibration = Annotated[Path, typer.Option(metavar="FILE.yaml", help="Calibration of an SO-101.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Option of the driver, such as host=192.168.1.10; may be repeated."
+    ),
+]
+SO101_FILE = Path("calibration/so101.yaml")
+
+
+def drive(
+    robot: Robot = "mujoco",
+    goal: Annotated[
+        Path | None, typer.Option(metavar="FILE.png", help="Goal image from the same camera; simulated arms have one.")
+    ] = None,
+    port: Port = None,
+    camera: CameraSource = None,
+    calibration: Calibration = SO101_FILE,
+    options: Set = None,
+    task: Annotated[
+        str, typer.Option(metavar="TASK", help="Scene of the simulated arm: PickPlace, Reach.")
+    ] = "PickPlace",
+    weights: Weights = "panda-tabletop",
+    seconds: Annotated[float, typer.Option(min=1, metavar="S", help="Stop the arm after so long.")] = 60.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Plan and show; never arm, send nothing.")] = False,
+    page: Annotated[bool, typer.Option(help="Live page at http://127.0.0.1:8080, with STOP and HOLD.")] = False,
+    log: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for the run's log, for `replay`.")] = None,
+    seed: Seed = 0,
+) -> None:
+    """Drive an arm to a goal image, in real time.
+
+    Planner, controller (100 Hz) and device run in processes of their own. Ctrl-C stops the arm, then its torque is
+    off. No physical arm was ever driven with this, and it is no safety-rated system: keep an emergency stop at hand.
+
+    \b
+    Example:
+        latent-mpc drive --seed 3
+        latent-mpc drive --robot so101 --port /dev/ttyACM0 --camera 0 --goal goal.png --weights runs/model --dry-run
+    """
+    with reported(log):
+        from latent_mpc.drive import DriveConfig, drive_and_show
+        from latent_mpc.stations import RobotChoice, open_station
+
+        choice = RobotChoice(robot, port, camera, calibration, tuple(options or ()))
+        with open_station(choice, weights, goal, task, seed) as station:
+            settings = DriveConfig(weights=weights, seed=seed, seconds=seconds, dry_run=dry_run, log=log)
+            typer.echo(drive_and_show(station, settings, page=page))
+
+
+def replay(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder that `drive --log` wrote.")],
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for the pictures; by default RUN.")] = None,
+) -> None:
+    """Show what happened in a run.
+
+    Its phases and events as text, joints and timing as a picture, and the arm's motion as a video.
+
+    \b
+    Example:
+        latent-mpc drive --log runs/monday && latent-mpc replay runs/monday
+    """
+    with reported(out or run):
+        from latent_mpc.replay import replay as show
+
+        typer.echo(show(run, out or run))
+
+
+@goal.command()
+def capture(
+    out: Annotated[Path, typer.Option(metavar="FILE.png", help="Where to save it.")] = Path("goal.png"),
+    camera: CameraSource = "0",
+    size: Annotated[int, typer.Option(min=16, metavar="PX", help="Side in pixels, as the model wants it.")] = 64,
+    page: Annotated[
+        bool, typer.Option(help="Live preview at http://127.0.0.1:8080 with a button; else at once.")
+    ] = True,
+) -> None:
+    """Save a goal image from the camera.
+
+    Arrange the scene as it shall be, move the arm home, look at the preview, press the button.
+
+    \b
+    Example:
+        latent-mpc goal capture --camera 0 --out goal.png
+    """
+    with reported(out):
+        from latent_mpc.stations import capture_goal
+
+        typer.echo(capture_goal(camera or "0", out, size, page=page))
+
+
+@robot.command()
+def check(
+    robot: Robot = "mujoco",
+    port: Port = None,
+    calibration: Calibration = SO101_FILE,
+    options: Set = None,
+    seconds: Annotated[float, typer.Option(min=0.5, metavar="S", help="How long to read.")] = 3.0,
+    move: Annotated[bool, typer.Option("--move", help="Also nudge each joint by 3 degrees; asks before each.")] = False,
+) -> None:
+    """Check an arm without moving it.
+
+    Readings a second, their age, joints against their limits; with --move the sign of each joint as well.
+
+    \b
+    Example:
+        latent-mpc robot check --robot so101 --port /dev/ttyACM0
+    """
+    with reported(None):
+        from latent_mpc.robot_check import check as run
+        from latent_mpc.stations import RobotChoice
+
+        ask = typer.confirm if move else None
+        typer.echo(run(RobotChoice(robot, port, None, calibration, tuple(options or ())), seconds, ask))
+
+
+@robot.command()
+def calibrate(
+    port: Annotated[str, typer.Option(metavar="DEVICE", help="Serial port, such as /dev/ttyACM0.")],
+    out: Calibration = SO101_FILE,
+) -> None:
+    """Calibrate an SO-101: sweep every joint by hand, then its middle is set.
+
+    The motors are limp meanwhile. Nothing is written into the servos before you agree.
+
+    \b
+    Example:
+        latent-mpc robot calibrate --port /dev/ttyACM0
+    """
+    with reported(out):
+        from latent_mpc.robot_check import calibrate as run
+
+        typer.echo(run(port, out, typer.confirm))

@@ -1,0 +1,167 @@
+"""The planner's process: frames and the controller's status in, timed plans out; torch lives here, no device does.
+
+    newest frame → sound? → arm as of the frame → pilot → plan slot;      what it saw and thinks → view slot
+
+A hanging planner is nobody's danger: its plans expire, and the controller stops the arm. The view is what people watch.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from latent_mpc.agent import Trace, load_agent
+from latent_mpc.pilot import Pilot, Sight
+from latent_mpc.robots.camera import Camera, Frame
+from latent_mpc.robots.channels import MAX_WAYPOINTS, TEXT, Phase, PlannerPort, Ports, Status, text_bytes
+from latent_mpc.robots.controller import LIVE
+from latent_mpc.robots.frame_check import FrameCheck, FrameLimits
+from latent_mpc.robots.kinematics import Kinematics, ToolPose
+from latent_mpc.robots.robot import Array, RobotSpec, TimedPlan
+from latent_mpc.robots.slots import Slot
+from latent_mpc.types import LatentMPCError
+
+POLL_S = 0.002
+REMEMBERED = 400  # statuses, to know the arm as of a frame
+STEPS = 32  # of a predicted energy, at most
+
+
+def view_dtype(size: int) -> np.dtype:
+    """What people watch: the image and the goal, energies now and along the plan, waypoints, times, complaints."""
+    return np.dtype(
+        [
+            ("image", "u1", (size, size, 3)),
+            ("goal", "u1", (size, size, 3)),
+            ("frame", "i8"),
+            ("plan", "i8"),
+            ("plans", "i8"),
+            ("count", "i8"),
+            ("position_m", "f8", (MAX_WAYPOINTS, 3)),
+            ("energy", "f8"),
+            ("predicted", "f8", STEPS),
+            ("steps", "i8"),
+            ("surprise", "f8"),
+            ("think_s", "f8"),
+            ("age_s", "f8"),
+            ("at_s", "f8"),
+            ("complaint", f"S{TEXT}"),
+        ]
+    )
+
+
+@dataclass(frozen=True)
+class Charge:
+    """What the planner's process is given; every function picklable.
+
+    Attributes:
+        weights: of the agent. goal_image: uint8 (size, size, 3). seed: of the sampling.
+        make_camera: () -> camera, not connected.
+        ports: of the controller. view: name of the slot. spec: of the arm. owner: the process to end with.
+    """
+
+    weights: str | Path
+    goal_image: NDArray[np.uint8]
+    seed: int
+    make_camera: Callable[[], Camera]
+    ports: Ports
+    view: str
+    spec: RobotSpec
+    owner: int
+
+
+def navigate(charge: Charge) -> None:
+    """Plan until the process is told to end, or its owner is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the owner's
+    torch.set_num_threads(1)
+    agent = load_agent(charge.weights)
+    agent.reset(charge.goal_image, seed=charge.seed)
+    pilot, forward = Pilot(agent), Kinematics(charge.spec).pose
+    port, view, camera = PlannerPort(charge.ports), View(charge), charge.make_camera()
+    check = FrameCheck(FrameLimits(charge.goal_image.shape[:2]))
+    past: deque[Status] = deque(maxlen=REMEMBERED)
+    last = -1
+    camera.connect()
+    try:
+        while os.getppid() == charge.owner:
+            now_s, frame = time.monotonic(), camera.read()
+            if (status := port.status()) is not None:
+                past.append(status)
+            if frame is None or not past or frame.sequence == last:
+                time.sleep(POLL_S)
+                continue
+            last = frame.sequence
+            status = past[-1]
+            moving = status.phase is Phase.RUNNING
+            complaint, plan = check.judge(frame, now_s, moving) or "", None
+            if not complaint and status.phase in LIVE:
+                try:
+                    sight = sighted(frame, past, forward, charge.spec)
+                    if not moving:
+                        pilot.forget()
+                    if (plan := pilot.plan(sight, time.monotonic())) is not None:
+                        port.send(plan)
+                except LatentMPCError as error:
+                    complaint = str(error)
+            view.show(frame, plan, agent.trace, pilot.surprise, now_s, complaint)
+    finally:
+        camera.close()
+        port.close()
+        view.close()
+
+
+def sighted(frame: Frame, past: deque[Status], forward: Callable[[Array], ToolPose], spec: RobotSpec) -> Sight:
+    """A frame, and the arm when it was taken: as the camera says, or as the controller's statuses remember it.
+
+    Raises:
+        InvalidInputError: the frame is older than what is remembered.
+    """
+    if frame.q_rad is not None and frame.gripper is not None and frame.motion_s is not None:
+        q_rad, gripper, motion_s = frame.q_rad, frame.gripper, frame.motion_s
+    else:
+        motion_s = past[-1].motion_at(frame.captured_s)
+        tick = min((s.tick for s in past), key=lambda tick: abs(float(tick["now_s"]) - frame.captured_s))
+        q_rad, gripper = tick["q_rad"], float(tick["gripper"])
+    pose = forward(q_rad)
+    width_m = gripper * spec.gripper_width_m
+    return Sight(frame.image, frame.sequence, motion_s, pose.position_m, pose.yaw_rad, width_m)
+
+
+class View:
+    """Writes the view slot."""
+
+    def __init__(self, charge: Charge) -> None:
+        size = charge.goal_image.shape[0]
+        self._slot, self._record = Slot(view_dtype(size), charge.view), np.zeros((), view_dtype(size))
+        self._record["goal"] = charge.goal_image
+        self._slot.write(self._record)
+
+    def show(
+        self, frame: Frame, plan: TimedPlan | None, trace: Trace | None, surprise: float, now_s: float, complaint: str
+    ) -> None:
+        """What was seen at `now_s`, and what came of it."""
+        r = self._record
+        r["frame"], r["at_s"], r["age_s"] = frame.sequence, now_s, now_s - frame.captured_s
+        if frame.image.shape == r["image"].shape:
+            r["image"] = frame.image
+        r["surprise"], r["complaint"] = surprise, text_bytes(complaint)
+        if plan is not None:
+            r["plan"], r["count"], r["think_s"] = plan.sequence, len(plan.times_s), time.monotonic() - now_s
+            r["position_m"][: len(plan.times_s)] = plan.position_m
+            r["plans"] += 1
+        if trace is not None:
+            energies = trace.predicted_energy[:STEPS]
+            r["energy"], r["steps"] = trace.goal_energy, len(energies)
+            r["predicted"][: len(energies)] = energies
+        self._slot.write(r)
+
+    def close(self) -> None:
+        self._slot.close()

@@ -1,0 +1,179 @@
+"""The whole loop in simulated time: world, camera with latency, pilot that takes time to think, controller, gate.
+
+    one clock for all:  physics and controller every tick, a frame every 1/frame_hz, seen `latency` later,
+                        a plan offered `thinking_s` after the frame it came from was seen
+
+It repeats to the bit on any machine, however slow, and shows what latencies cost; drive.py is the same in real time.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import mujoco
+import numpy as np
+
+from latent_mpc.agent import Agent
+from latent_mpc.envs import arm
+from latent_mpc.envs.rendering import make_renderer
+from latent_mpc.envs.tabletop import TabletopEnv
+from latent_mpc.pilot import Pilot, PilotConfig, Sight
+from latent_mpc.robots.channels import Phase
+from latent_mpc.robots.controller import LIVE, Controller, ControllerConfig
+from latent_mpc.robots.panda import panda
+from latent_mpc.robots.parts import standard_parts
+from latent_mpc.robots.robot import Capabilities, RobotState, Setpoint, TimedPlan
+from latent_mpc.robots.world import SceneCamera, SimulationConfig, World
+from latent_mpc.types import InvalidInputError, WorkspaceSpec
+
+# Where the tabletop's tool may go. The fingertips may come to 8 mm of the table; the environment's own box ends at 15.
+TABLETOP = WorkspaceSpec(low_m=(0.28, -0.30, 0.008), high_m=(0.72, 0.30, 0.32), speed_m_s=1.0)
+SERVO_LAG_S = 0.1  # of the simulated Panda behind a moving setpoint: damping over stiffness of its servos
+
+
+@dataclass(frozen=True)
+class RehearsalConfig:
+    """What the loop is to put up with.
+
+    Attributes:
+        frame_hz: frames a second. latency_s: (shortest, longest) until a frame is seen.
+        thinking_s: (shortest, longest) that a plan takes.
+        seconds: of an episode at most.
+    """
+
+    frame_hz: float = 20.0
+    latency_s: tuple[float, float] = (0.03, 0.06)
+    thinking_s: tuple[float, float] = (0.04, 0.16)
+    seconds: float = 20.0
+
+    def __post_init__(self) -> None:
+        if not (self.frame_hz > 0 and self.seconds > 0):
+            raise InvalidInputError(f"frame_hz and seconds must be positive, got {self.frame_hz} and {self.seconds}")
+        for low, high in (self.latency_s, self.thinking_s):
+            if not 0 <= low <= high:
+                raise InvalidInputError(f"latencies are ranges from 0 up, got {self.latency_s}, {self.thinking_s}")
+
+
+class WorldDriver:
+    """A world as a driver, stepped by hand; `now_s` is its clock."""
+
+    def __init__(self, world: World) -> None:
+        self.world, self.spec = world, world.spec
+        self.capabilities = Capabilities(hardware_clock=True, torque=True)
+        self.now_s, self._readings, self._commands = 0.0, 0, 0
+
+    def connect(self) -> None:
+        pass
+
+    def arm(self) -> None:
+        self.world.power(True)
+
+    def read(self) -> RobotState:
+        w = self.world
+        self._readings += 1
+        return RobotState(
+            w.q_rad, w.qd_rad_s, w.gripper, self.now_s, self.now_s, self._readings, torque_nm=w.torque_nm.copy()
+        )
+
+    def write(self, setpoint: Setpoint) -> Setpoint:
+        self._commands += 1
+        self.world.move(self._commands, setpoint.q_rad, setpoint.gripper, setpoint.motion_s)
+        return setpoint
+
+    def stop(self) -> None:
+        self.world.brake()
+
+    def disarm(self) -> tuple[str, ...]:
+        self.world.power(False)
+        return ()
+
+    def close(self) -> None:
+        pass
+
+    def advance(self) -> None:
+        """The world goes on for one tick."""
+        for _ in range(round(1 / self.spec.control_hz / self.world.model.opt.timestep)):
+            self.world.step()
+        self.now_s += 1 / self.spec.control_hz
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Of an episode: success and its time, plans sent, changes of phase, setpoints that must not be."""
+
+    success: bool
+    seconds: float
+    plans: int
+    events: tuple[str, ...]
+    violations: int
+
+
+def rehearse(
+    agent: Agent,
+    env: TabletopEnv,
+    *,
+    seed: int,
+    config: RehearsalConfig | None = None,
+    pilot_config: PilotConfig | None = None,
+) -> Outcome:
+    """One episode of `env`'s task, driven through the controller.
+
+    Args:
+        agent: plans; `reset` is called. env: gives the scene and judges the outcome. seed: of scene and latencies.
+    """
+    c = config or RehearsalConfig()
+    observation, _ = env.reset(seed=seed)
+    agent.reset(observation["goal_image"], seed=seed)
+    pilot, rng = Pilot(agent, pilot_config), np.random.default_rng(seed)
+    with tempfile.TemporaryDirectory() as folder:
+        scene = Path(folder) / "scene.mjb"
+        mujoco.mj_saveModel(env.model, str(scene), None)
+        camera = SceneCamera(make_renderer, env.config.camera, env.config.image_size, env.config.supersample)
+        world = World(SimulationConfig(scene, panda(arm.PANDA_XML), tuple(env.data.qpos), camera))
+    driver = WorldDriver(world)
+    events: list[str] = []
+    parts = standard_parts(driver.spec, TABLETOP)
+    controller = Controller(
+        driver,
+        parts,
+        ControllerConfig(latency_s=SERVO_LAG_S),
+        on_event=lambda now_s, kind, text: events.append(f"{now_s:.2f} {kind}: {text}"),
+    )
+    controller.connect(0.0)
+    sights: list[tuple[float, Sight]] = []  # when each is seen
+    offers: list[tuple[float, TimedPlan]] = []  # when each plan is ready
+    ticks, frames, free_s, plans, done = 0, 0, 0.0, 0, False
+    judge_every = round(env.config.control_dt_s * driver.spec.control_hz)
+    frame_every = round(driver.spec.control_hz / c.frame_hz)
+    try:
+        while driver.now_s < c.seconds and not done:
+            now = driver.now_s
+            controller.beat(now)
+            if controller.phase is Phase.CALIBRATED:
+                controller.arm(now)
+            if ticks % frame_every == 0:
+                frames += 1
+                pose = parts.forward(world.q_rad)
+                width = world.gripper * driver.spec.gripper_width_m
+                sight = Sight(world.render(), frames, controller.splice.motion_s, pose.position_m, pose.yaw_rad, width)
+                sights.append((now + rng.uniform(*c.latency_s), sight))
+            if now >= free_s and sights and sights[0][0] <= now and controller.phase in LIVE:
+                seen = [sight for at, sight in sights if at <= now][-1]
+                sights = [(at, sight) for at, sight in sights if at > now]
+                if controller.phase is not Phase.RUNNING:
+                    pilot.forget()
+                free_s = now + rng.uniform(*c.thinking_s)
+                if (plan := pilot.plan(seen, free_s)) is not None:
+                    offers.append((free_s, plan))
+            while offers and offers[0][0] <= now:
+                plans += not controller.offer(offers.pop(0)[1], now)
+            controller.tick(now)
+            driver.advance()
+            ticks += 1
+            if ticks % judge_every == 0:
+                done = env.judge(world.data.qpos, world.data.qvel)
+    finally:
+        world.close()
+    return Outcome(done, driver.now_s, plans, tuple(events), sum(vars(world.check.counts).values()))

@@ -1,0 +1,159 @@
+"""Arms with their cameras, as a person names them on the command line."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import imageio.v3 as iio
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from latent_mpc.drive import Station, simulated_station
+from latent_mpc.robots.camera import Camera, Frame, OpenCVCamera, square
+from latent_mpc.robots.drivers import DRIVERS, make_driver
+from latent_mpc.robots.robot import Driver
+from latent_mpc.types import InvalidInputError, UnknownNameError
+
+SIMULATED = "mujoco"
+SO101 = "so101"
+
+
+@dataclass(frozen=True)
+class RobotChoice:
+    """Which arm: a name, and what its driver and its camera are to be made with.
+
+    Attributes:
+        name: "mujoco", "so101", or a key of `DRIVERS`. port, calibration: of an SO-101.
+        camera: index or URL. options: "key=value" for other drivers.
+    """
+
+    name: str
+    port: str | None
+    camera: str | None
+    calibration: Path
+    options: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        names = sorted({SO101, *DRIVERS} - {"feetech", "lerobot"})
+        if self.name not in names:
+            raise UnknownNameError("robot", self.name, names)
+        if self.name == SO101 and self.port is None:
+            raise InvalidInputError("an SO-101 needs --port, such as /dev/ttyACM0")
+
+    def driver(self) -> Callable[[], Driver]:
+        """Makes the driver of a real arm; picklable."""
+        if self.name == SO101:
+            return partial(make_driver, "feetech", port=self.port, calibration=self.calibration)
+        return partial(make_driver, self.name, **_options(self.options))
+
+
+@dataclass(frozen=True)
+class SquareCamera:
+    """A camera whose frames are cut and averaged to the model's square image."""
+
+    camera: Camera
+    size: int
+
+    def connect(self) -> None:
+        self.camera.connect()
+
+    def read(self) -> Frame | None:
+        frame = self.camera.read()
+        if frame is None:
+            return None
+        return Frame(square(frame.image, self.size), frame.sequence, frame.captured_s, frame.received_s)
+
+    def close(self) -> None:
+        self.camera.close()
+
+
+def square_camera(source: str, size: int) -> SquareCamera:
+    """A camera by index or URL."""
+    return SquareCamera(OpenCVCamera(int(source) if source.isdigit() else source), size)
+
+
+def read_goal(path: Path, size: int) -> NDArray[np.uint8]:
+    """A goal image from a file, as the model wants it: uint8 (size, size, 3).
+
+    Raises:
+        InvalidInputError: no such file, or not an RGB image of `size` pixels a side or more.
+    """
+    try:
+        image = np.asarray(iio.imread(path))
+    except (OSError, ValueError) as error:
+        raise InvalidInputError(f"goal {path} cannot be read as an image: {error}") from error
+    if image.ndim == 3 and image.shape[2] == 4:
+        image = image[..., :3]
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise InvalidInputError(f"goal {path} must be an 8-bit RGB image, got {image.dtype} {image.shape}")
+    return square(image, size)
+
+
+@contextlib.contextmanager
+def open_station(choice: RobotChoice, weights: str, goal: Path | None, task: str, seed: int) -> Iterator[Station]:
+    """The arm and camera of a choice.
+
+    Args:
+        weights: whose image size the camera is to have. goal: image file; a simulated arm has one of its own.
+        task, seed: scene of a simulated arm.
+    Raises:
+        InvalidInputError: a real arm lacks its camera or its goal, or the goal is no image.
+    """
+    size = image_size(weights)
+    image = None if goal is None else read_goal(goal, size)
+    if choice.name == SIMULATED:
+        with simulated_station(task, seed, image) as station:
+            yield station
+        return
+    make = choice.driver()
+    if choice.camera is None or image is None:
+        raise InvalidInputError(f"robot {choice.name!r} needs --camera and --goal; see `latent-mpc goal capture`")
+    yield Station(make, partial(square_camera, choice.camera, size), image)
+
+
+def image_size(weights: str) -> int:
+    """Side of the images that weights were trained on, pixels. Raises as `load_agent`."""
+    from latent_mpc.agent import weights_folder  # torch: only where a model is asked for
+
+    file = weights_folder(weights) / "model.yaml"
+    try:
+        return int(yaml.safe_load(file.read_text(encoding="utf-8"))["config"]["encoder"]["image_size"])
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+        raise InvalidInputError(f"{file} does not say the model's image size: {error}") from error
+
+
+def capture_goal(source: str, out: Path, size: int, *, page: bool) -> str:
+    """Save an image of a camera, at once or when the page's button is pressed; returns what to tell the person."""
+    camera = square_camera(source, size)
+    camera.connect()
+    try:
+        if page:
+            from latent_mpc.web import preview
+
+            image = preview(lambda: None if (frame := camera.read()) is None else frame.image)
+        else:
+            frame = camera.read()
+            assert frame is not None  # connect waited for one
+            image = frame.image
+    finally:
+        camera.close()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    iio.imwrite(out, image)
+    return f"{out}: {size} x {size} pixels"
+
+
+def _options(texts: tuple[str, ...]) -> dict[str, Any]:
+    """`key=value` texts, the values read as YAML."""
+    options = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not (key and equals):
+            raise InvalidInputError(f"--set {text!r} must be KEY=VALUE")
+        options[key] = yaml.safe_load(value)
+    return options
