@@ -95,18 +95,22 @@ class Scores(NamedTuple):
 
     @classmethod
     def cat(cls, parts: Sequence[Scores]) -> Scores:
-        """Join batches of candidates along S."""
+        """Join batches of candidates along S; all of them with margins, or none."""
         import torch
 
         margins = [part.margin for part in parts if part.margin is not None]
         return cls(torch.cat([part.cost for part in parts], 1), torch.cat(margins, 1) if margins else None)
 
+    def take(self, index: Tensor) -> Scores:
+        """The candidates `index` (B, E) alone, (B, E)."""
+        return Scores(self.cost.gather(1, index), None if self.margin is None else self.margin.gather(1, index))
+
     def ranking(self) -> Tensor:
         """One score (B, S) that orders the candidates by Deb's rules: feasible by cost, infeasible by violation.
 
-        Without margins it is the cost. With them a feasible candidate keeps its cost, an infeasible one gets the
-        worst feasible cost plus its violation, and a non-finite one inf, all in float64. The cost settles ties
-        between violations: from a state that is itself on the wrong side of a constraint, all ways out are equal.
+        Without margins it is the cost. With them it is the place in that order, from 0 for the best, in float64.
+        The cost settles ties between violations: from a state that is itself on the wrong side of a constraint, all
+        ways out are equal. A NaN margin is the largest violation; a candidate without a finite cost gets inf.
 
         Source: Deb, An efficient constraint handling method for genetic algorithms (2000), section 3.
         """
@@ -114,13 +118,12 @@ class Scores(NamedTuple):
 
         if self.margin is None:
             return self.cost
-        cost = self.cost.double()
-        feasible = (self.margin <= 0) & cost.isfinite()
-        worst = torch.where(feasible, cost.detach(), -torch.inf).amax(1, keepdim=True)
-        worst = torch.where(worst.isfinite(), worst, torch.zeros_like(worst))
-        tie = 1e-9 * cost.detach().argsort(1).argsort(1) / cost.shape[1]
-        violated = worst + self.margin.double() + tie
-        return torch.where(feasible, cost, torch.where(cost.isfinite(), violated, torch.inf))
+        finite = self.cost.isfinite()
+        violation = torch.where(self.margin <= 0, 0.0, torch.where(self.margin.isnan(), torch.inf, self.margin))
+        order = torch.where(finite, self.cost, torch.inf).argsort(dim=1, stable=True)
+        order = order.gather(1, violation.gather(1, order).argsort(dim=1, stable=True))
+        place = torch.arange(order.shape[1], dtype=torch.float64, device=order.device).expand(order.shape)
+        return torch.where(finite, torch.empty_like(place).scatter_(1, order, place), torch.inf)
 
 
 class CostFunction(Protocol):

@@ -1,0 +1,235 @@
+"""What the processes tell each other through slots: plans, commands with a heartbeat, and the controller's status.
+
+Records are fixed in size and hold numbers only; nothing that arrives is ever executed or unpickled. Commands are
+counted, each by itself, so that a STOP is seen even when another command follows it at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latent_mpc.robots.robot import Array, TimedPlan
+from latent_mpc.robots.slots import Slot
+from latent_mpc.types import InvalidInputError
+
+MAX_WAYPOINTS = 64
+HISTORY = 256  # ticks whose motion clock a status still tells
+TEXT = 240  # bytes of a reason
+
+
+class Phase(IntEnum):
+    """Of the controller; the order is that of a session.
+
+    DISCONNECTED: no device. CONNECTED: it answers. CALIBRATED: what it says is fresh and inside the joints' ranges.
+    ARMED: it holds where it is, and waits for a plan. RUNNING: it follows one. HOLD: it stopped, and a plan may go on.
+    STOPPED, FAULT: it stopped, in FAULT without torque; both last until a reset.
+    """
+
+    DISCONNECTED = 0
+    CONNECTED = 1
+    CALIBRATED = 2
+    ARMED = 3
+    RUNNING = 4
+    HOLD = 5
+    STOPPED = 6
+    FAULT = 7
+
+
+PLAN = np.dtype(
+    [
+        ("count", "i8"),
+        ("sequence", "i8"),
+        ("observation", "i8"),
+        ("times_s", "f8", MAX_WAYPOINTS),
+        ("position_m", "f8", (MAX_WAYPOINTS, 3)),
+        ("yaw_rad", "f8", MAX_WAYPOINTS),
+        ("gripper", "f8", MAX_WAYPOINTS),
+        ("expires_s", "f8"),
+    ]
+)
+COMMANDS = ("reset", "arm", "hold", "stop")  # in the order in which those of one tick are obeyed: the last one wins
+COMMAND = np.dtype([("beat_s", "f8"), *((name, "i8") for name in COMMANDS)])
+
+
+def tick_dtype(num_joints: int) -> np.dtype:
+    """One tick: of the log, and in the status.
+
+    `wanted_rad` is what the gate let pass, `sent_rad` what the driver said it sent; `age_s` is that of the reading,
+    `late_s` how long after its deadline the tick began; `verdict` an index of `VERDICTS`.
+    """
+    joints = (num_joints,)
+    return np.dtype(
+        [
+            ("now_s", "f8"),
+            ("late_s", "f8"),
+            ("tick", "i8"),
+            ("phase", "i1"),
+            ("torque", "?"),
+            ("verdict", "i1"),
+            ("motion_s", "f8"),
+            ("plan", "i8"),
+            ("observation", "i8"),
+            ("reading", "i8"),
+            ("hardware_time_s", "f8"),
+            ("age_s", "f8"),
+            ("q_rad", "f8", joints),
+            ("qd_rad_s", "f8", joints),
+            ("gripper", "f8"),
+            ("wanted_rad", "f8", joints),
+            ("sent_rad", "f8", joints),
+            ("sent_gripper", "f8"),
+            ("read_s", "f4"),
+            ("think_s", "f4"),
+            ("write_s", "f4"),
+        ]
+    )
+
+
+VERDICTS = ("none", "ok", "clamped", "rejected")
+
+
+def status_dtype(num_joints: int) -> np.dtype:
+    return np.dtype(
+        [
+            ("tick", tick_dtype(num_joints)),
+            ("alive_until_s", "f8"),
+            ("history", "f8", (HISTORY, 2)),
+            ("period_error_s", "f8", 3),
+            ("overruns", "i8"),
+            ("last_plan", "i8"),
+            ("reason", f"S{TEXT}"),
+            ("refusal", f"S{TEXT}"),
+        ]
+    )
+
+
+@dataclass(frozen=True)
+class Status:
+    """The controller as of its last tick.
+
+    Attributes:
+        phase, reason: where it is, and why.
+        refusal: what it last refused, a plan or a command; empty if nothing.
+        torque: the motors are stiff, as far as it knows.
+        tick: the record of its last tick, see `tick_dtype`.
+        history: (n, 2) of the last ticks, in order: the monotonic clock, and the motion clock.
+        alive_until_s: it promised to be heard of until then.
+        period_error_s: how late ticks began, of the last thousand: median, 99th percentile, worst.
+        overruns: periods that were missed altogether.
+        last_plan: sequence of the newest plan ever followed, -1 before; a planner that starts anew goes on from there.
+    """
+
+    phase: Phase
+    reason: str
+    refusal: str
+    torque: bool
+    tick: NDArray[np.void]
+    history: Array
+    alive_until_s: float
+    period_error_s: tuple[float, float, float]
+    overruns: int
+    last_plan: int
+
+    @property
+    def motion_s(self) -> float:
+        """The motion clock."""
+        return float(self.tick["motion_s"])
+
+    def motion_at(self, time_s: float) -> float:
+        """The motion clock when the monotonic clock showed `time_s`: what a plan from that observation is stamped on.
+
+        Raises:
+            InvalidInputError: that is longer ago than the history reaches.
+        """
+        if not len(self.history) or time_s < self.history[0, 0]:
+            raise InvalidInputError(f"the motion clock at {time_s:.3f} s is forgotten; plan from a newer observation")
+        return float(np.interp(time_s, self.history[:, 0], self.history[:, 1]))
+
+
+def text_bytes(text: str) -> bytes:
+    """For a field of a record: UTF-8, cut to fit."""
+    return text.encode()[:TEXT].decode(errors="ignore").encode()
+
+
+def status_from(record: NDArray[np.void]) -> Status:
+    history = record["history"]
+    return Status(
+        phase=Phase(int(record["tick"]["phase"])),
+        reason=record["reason"].item().decode(errors="replace"),
+        refusal=record["refusal"].item().decode(errors="replace"),
+        torque=bool(record["tick"]["torque"]),
+        tick=record["tick"].copy(),
+        history=history[history[:, 0] > 0].copy(),
+        alive_until_s=float(record["alive_until_s"]),
+        period_error_s=(
+            float(record["period_error_s"][0]),
+            float(record["period_error_s"][1]),
+            float(record["period_error_s"][2]),
+        ),
+        overruns=int(record["overruns"]),
+        last_plan=int(record["last_plan"]),
+    )
+
+
+def plan_record(plan: TimedPlan) -> NDArray[np.void]:
+    """A plan as a record of `PLAN`. Raises InvalidInputError if it has too many waypoints."""
+    count = len(plan.times_s)
+    if count > MAX_WAYPOINTS:
+        raise InvalidInputError(f"plan {plan.sequence} has {count} waypoints; at most {MAX_WAYPOINTS} fit")
+    record = np.zeros((), PLAN)
+    for name in ("times_s", "position_m", "yaw_rad", "gripper"):
+        record[name][:count] = getattr(plan, name)
+    for name in ("sequence", "observation", "expires_s"):
+        record[name] = getattr(plan, name)
+    record["count"] = count
+    return record
+
+
+def plan_from(record: NDArray[np.void]) -> TimedPlan:
+    """The plan of a record. Raises InvalidInputError if it is none: a count, time, order or value cannot be."""
+    count = int(record["count"])
+    if not 1 <= count <= MAX_WAYPOINTS:
+        raise InvalidInputError(f"a plan of {count} waypoints; 1 to {MAX_WAYPOINTS} fit")
+    arrays: dict[str, Any] = {
+        name: record[name][:count].copy() for name in ("times_s", "position_m", "yaw_rad", "gripper")
+    }
+    return TimedPlan(
+        sequence=int(record["sequence"]),
+        observation=int(record["observation"]),
+        expires_s=float(record["expires_s"]),
+        **arrays,
+    )
+
+
+@dataclass(frozen=True)
+class Ports:
+    """Names of the slots of a controller, to hand to another process."""
+
+    plan: str
+    status: str
+    num_joints: int
+
+
+class PlannerPort:
+    """A planner's end of the line, in whatever process: sends plans, sees the status. One sender at a time."""
+
+    def __init__(self, ports: Ports) -> None:
+        """Attach. Raises InvalidInputError if the supervisor is gone."""
+        self._plan, self._status = Slot(PLAN, ports.plan), Slot(status_dtype(ports.num_joints), ports.status)
+
+    def send(self, plan: TimedPlan) -> None:
+        """Offer a plan. What becomes of it is in the status: the plan followed, or the refusal."""
+        self._plan.write(plan_record(plan))
+
+    def status(self) -> Status | None:
+        """As of the controller's last tick; None if it has not said anything yet."""
+        return status_from(read[0]) if (read := self._status.read()) is not None else None
+
+    def close(self) -> None:
+        self._plan.close()
+        self._status.close()
