@@ -29,7 +29,7 @@ from latent_mpc.robots.world import SceneCamera, SimulationConfig, World
 from latent_mpc.types import InvalidInputError, WorkspaceSpec
 
 # Where the tabletop's tool may go. The fingertips may come to 8 mm of the table; the environment's own box ends at 15.
-TABLETOP = WorkspaceSpec(low_m=(0.28, -0.30, 0.008), high_m=(0.72, 0.30, 0.32), speed_m_s=1.0)
+TABLETOP = WorkspaceSpec(low_m=(0.28, -0.30, 0.008), high_m=(0.72, 0.30, 0.32))
 SERVO_LAG_S = 0.08  # of the simulated Panda behind moving setpoints, where it follows a path best
 
 

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from latent_mpc.planner.checks import check_budget, check_elites, check_unit
+from latent_mpc.planner.checks import check_budget, check_elites, check_not_negative, check_unit
 from latent_mpc.planner.search import Search, fit_gaussian
-from latent_mpc.types import InvalidInputError
 
 
 @dataclass(frozen=True)
@@ -38,13 +37,12 @@ class CEM:
         check_budget(self.num_samples, self.num_iterations)
         check_unit(momentum=self.momentum, elite_fraction=self.elite_fraction)
         check_elites(self.elites, self.num_samples)
-        if self.min_std < 0:
-            raise InvalidInputError(f"min_std must be at least 0, got {self.min_std}")
+        check_not_negative(min_std=self.min_std)
 
     @property
     def elites(self) -> int:
         """E, the number of elites."""
-        return self.num_elites or max(2, round(self.elite_fraction * self.num_samples))
+        return max(2, round(self.elite_fraction * self.num_samples)) if self.num_elites is None else self.num_elites
 
     def run(self, search: Search) -> None:
         """Search until the iterations or the time are used up."""
@@ -61,5 +59,5 @@ class CEM:
             mean = fit.lerp_(mean, self.momentum)
             std = fit_std.lerp_(std, self.momentum).clamp_min_(self.min_std)
             search.report(mean, std, index)
-        if self.mean_candidate and not search.cut_off:
-            search.score(mean[:, None].clone())
+        if self.mean_candidate:
+            search.score_mean(mean)

@@ -50,14 +50,19 @@ class CMA:
                 "verbose": -9,
             }
             strategies.append(cma.CMAEvolutionStrategy(search.mean[b].flatten().tolist(), 1.0, options))
-        for _ in search.steps(self.num_iterations):
+        given = search.score_given()
+        for i in search.steps(self.num_iterations):
             asked = np.stack([np.stack(s.ask()) for s in strategies])  # (B, S, K·A)
             knots = torch.as_tensor(asked, dtype=torch.float32, device=search.device).view(*asked.shape[:2], *shape)
-            score = search.score(search.mix(knots))
+            if i == 0 and given is not None:
+                given = given[:, : self.num_samples]
+                knots[:, : given.shape[1]] = given
+            score = search.score(knots)
             index = search.elites(score, 2)
             worst = torch.where(score.isfinite(), score, -torch.inf).amax(1, keepdim=True)
             told = torch.where(score.isfinite(), score, worst).double().cpu().numpy()
+            scored = knots.flatten(2).double().cpu().numpy()
             for b, strategy in enumerate(strategies):
-                strategy.tell(list(asked[b]), told[b].tolist())
+                strategy.tell(list(scored[b]), told[b].tolist())
             mean = torch.stack([torch.as_tensor(s.mean, dtype=torch.float32) for s in strategies])
             search.report(mean.view(-1, *shape).to(search.device), search.std, index)

@@ -18,7 +18,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from latent_mpc.planner.objective import Energy, RolloutCost
+from latent_mpc.planner.checks import check_deadline, check_not_negative
+from latent_mpc.planner.guardrails import Constraint, Rollout
+from latent_mpc.planner.objective import REDUCTIONS, Energy, RolloutCost
 from latent_mpc.planner.planner import Planner
 from latent_mpc.planner.search import Callback
 from latent_mpc.planner.shift import shift
@@ -37,12 +39,17 @@ class CoarseLevel:
         model: the dynamics and the decoder of the macro-actions.
         reduction: over the predicted states; "min" lets a plan arrive early and stay.
         time_share: the share of the remaining deadline that this level may use.
+        uncertainty, uncertainty_weight, constraints: as in `RolloutCost`, over the model's N states a macro-action. So
+            a step of theirs takes chunk_length / N control steps, which counts for a `SpeedLimit`'s `control_dt_s`.
     """
 
     planner: Planner
     model: MacroModel
     reduction: str = "min"
     time_share: float = 0.6
+    uncertainty: Callable[[Rollout], Tensor] | None = None
+    uncertainty_weight: float = 1.0
+    constraints: tuple[Constraint, ...] = ()
 
     def __post_init__(self) -> None:
         if self.planner.action_dim != self.model.macro_dim:
@@ -52,6 +59,9 @@ class CoarseLevel:
             )
         if not 0 < self.time_share < 1:
             raise InvalidInputError(f"time_share must lie in (0, 1), got {self.time_share}")
+        if self.reduction not in REDUCTIONS:
+            raise UnknownNameError("reduction", self.reduction, list(REDUCTIONS))
+        check_not_negative(uncertainty_weight=self.uncertainty_weight)
 
 
 @dataclass(frozen=True)
@@ -66,6 +76,26 @@ class HierarchyPlan:
         """The finest plan's actions, (B, H, A)."""
         return self.plans[-1].actions
 
+    @property
+    def cost(self) -> Tensor:
+        """The finest plan's cost, towards its subgoal, (B,)."""
+        return self.plans[-1].cost
+
+    @property
+    def feasible(self) -> Tensor:
+        """Whether the finest plan satisfies its hard constraints, (B,) bool."""
+        return self.plans[-1].feasible
+
+    @property
+    def margin(self) -> Tensor:
+        """The finest plan's margin, (B,)."""
+        return self.plans[-1].margin
+
+    @property
+    def cut_off(self) -> bool:
+        """Whether the deadline ended the search of any level early."""
+        return any(plan.cut_off for plan in self.plans)
+
 
 @dataclass(frozen=True)
 class Hierarchy:
@@ -76,6 +106,7 @@ class Hierarchy:
         fine: its horizon is the chunk length of the level above.
         predictor: the fine dynamics.
         fine_reduction, action_penalty: of the fine cost; the states count in `fine_reduction` over the chunk.
+        uncertainty, uncertainty_weight, constraints: of the fine level, as in `RolloutCost`.
     """
 
     coarse: Sequence[CoarseLevel]
@@ -83,12 +114,16 @@ class Hierarchy:
     predictor: Predictor
     fine_reduction: str = "last"
     action_penalty: float = 0.0
+    uncertainty: Callable[[Rollout], Tensor] | None = None
+    uncertainty_weight: float = 1.0
+    constraints: tuple[Constraint, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.coarse:
             raise InvalidInputError("a hierarchy needs at least one coarse level")
-        if self.fine_reduction not in ("last", "sum", "min"):
-            raise UnknownNameError("reduction", self.fine_reduction, ["last", "sum", "min"])
+        if self.fine_reduction not in REDUCTIONS:
+            raise UnknownNameError("reduction", self.fine_reduction, list(REDUCTIONS))
+        check_not_negative(action_penalty=self.action_penalty, uncertainty_weight=self.uncertainty_weight)
         below = [*[level.planner for level in self.coarse[1:]], self.fine]
         for level, planner in zip(self.coarse, below, strict=True):
             if planner.horizon != level.model.chunk_length:
@@ -120,15 +155,24 @@ class Hierarchy:
             deadline_s: seconds for all levels together.
             callbacks: one a level, top first.
         Raises:
-            PlanningFailed: as `Planner.plan`.
+            PlanningFailed, InvalidInputError: as `Planner.plan`.
         """
+        check_deadline(deadline_s)
         started = time.perf_counter()
         watch = list(callbacks or [None] * (len(self.coarse) + 1))
         plans: list[Plan] = []
         subgoals: list[Tensor] = []
         target, start = energy, None
         for i, level in enumerate(self.coarse):
-            cost = RolloutCost(level.model, state, target, level.reduction)
+            cost = RolloutCost(
+                level.model,
+                state,
+                target,
+                level.reduction,
+                uncertainty=level.uncertainty,
+                uncertainty_weight=level.uncertainty_weight,
+                constraints=level.constraints,
+            )
             plan = level.planner.plan(
                 cost,
                 generator=generator,
@@ -145,7 +189,16 @@ class Hierarchy:
             subgoals.append(subgoal)
             target = _towards(subgoal_energy, subgoal)
         plan = self.fine.plan(
-            RolloutCost(self.predictor, state, target, self.fine_reduction, self.action_penalty),
+            RolloutCost(
+                self.predictor,
+                state,
+                target,
+                self.fine_reduction,
+                self.action_penalty,
+                self.uncertainty,
+                self.uncertainty_weight,
+                self.constraints,
+            ),
             generator=generator,
             warm_start=start,
             proposals=None if previous is None else _proposals(previous.actions, executed),

@@ -17,7 +17,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from latent_mpc.planner.checks import check_budget, check_elites, check_unit
+from latent_mpc.planner.checks import check_budget, check_elites, check_not_negative, check_unit
 from latent_mpc.planner.search import Search, drawn, fit_gaussian
 from latent_mpc.types import InvalidInputError
 
@@ -68,14 +68,15 @@ class ICEM:
     def __post_init__(self) -> None:
         check_budget(self.num_samples, self.num_iterations)
         check_unit(momentum=self.momentum, elite_fraction=self.elite_fraction, keep_fraction=self.keep_fraction)
-        if self.decay < 1:
+        check_not_negative(colour=self.colour, min_std=self.min_std)
+        if not 1 <= self.decay < math.inf:
             raise InvalidInputError(f"decay must be at least 1, got {self.decay}")
         check_elites(self.elites, min(self.populations) - 1)
 
     @property
     def elites(self) -> int:
         """E, the number of elites."""
-        return self.num_elites or max(2, round(self.elite_fraction * self.num_samples))
+        return max(2, round(self.elite_fraction * self.num_samples)) if self.num_elites is None else self.num_elites
 
     @property
     def populations(self) -> list[int]:
@@ -110,5 +111,4 @@ class ICEM:
             mean = fit.lerp_(mean, self.momentum)
             std = fit_std.lerp_(std, self.momentum).clamp_min_(self.min_std)
             search.report(mean, std, index)
-        if not search.cut_off:
-            search.score(mean[:, None].clone())
+        search.score_mean(mean)

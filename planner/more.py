@@ -22,12 +22,13 @@ from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve, solve_triangular
 from torch import Tensor
 
-from latent_mpc.planner.checks import check_budget, check_positive
+from latent_mpc.planner.checks import check_budget, check_not_negative, check_positive
 from latent_mpc.planner.search import Search
 from latent_mpc.types import Scores
 
 Array = NDArray[np.float64]
 T = TypeVar("T")
+ENOUGH = 60  # candidates to fit a quadratic to, with the last one as a prior
 FAR = 30.0  # squared whitened distance a dimension, beyond which a candidate is left out of the fit
 
 
@@ -50,7 +51,8 @@ class MORE:
     min_std: float = 0.0
 
     def __post_init__(self) -> None:
-        check_budget(self.num_samples, self.num_iterations)
+        check_budget(self.num_samples, self.num_iterations, 3)
+        check_not_negative(min_std=self.min_std)
         check_positive(trust=self.trust, memory=self.memory, ridge=self.ridge)
 
     def run(self, search: Search) -> None:
@@ -71,15 +73,15 @@ class MORE:
             index = search.elites(search.score(x), 2)
             points, scored = self._remember(points, x), self._remember(scored, search.last)
             seen = torch.cat([p.flatten(2) for p in points], 1).double().cpu().numpy()
-            score = Scores.cat(scored).ranking().double().cpu().numpy()
+            cost, margin = (None if t is None else t.double().cpu().numpy() for t in Scores.cat(scored))
             for b, q in enumerate(models):
-                q.fit(seen[b], score[b], self.ridge)
+                kept, target = (..., cost[b]) if margin is None else _smooth(cost[b], margin[b])
+                q.fit(seen[b][kept], target[kept], self.ridge)
                 q.contract(self.trust * knots * width, self.min_std, limit)
             deviation = np.stack([np.sqrt((q.factor**2).sum(1)) for q in models])
             std = torch.as_tensor(deviation, dtype=torch.float32, device=search.device).view(search.mean.shape)
             search.report(_means(models, search), std, index)
-        if not search.cut_off:
-            search.score(_means(models, search)[:, None])
+        search.score_mean(_means(models, search))
 
     def _remember(self, history: list[T], newest: T) -> list[T]:
         """The newest batches, as many as `memory` holds, at least one."""
@@ -89,6 +91,25 @@ class MORE:
 def _means(models: list[_Quadratic], search: Search) -> Tensor:
     mean = torch.as_tensor(np.stack([q.mean for q in models]), dtype=torch.float32, device=search.device)
     return mean.view(search.mean.shape)
+
+
+def _smooth(cost: Array, margin: Array) -> tuple[NDArray[np.bool_], Array]:
+    """What one problem's quadratic is fitted to where there are hard constraints: which candidates (S,), and J' (S,).
+
+    The edge of the feasible set is a jump, which no quadratic follows. So the least violating candidates, once there
+    are enough of them, are fitted alone, by their cost. Until then all are, by J' = J + μ max(g, 0) with
+    μ = k std(J) / std(max(g, 0)); k is 10 until something is feasible, 1 from then on.
+    """
+    violation = margin.clip(0.0)
+    usable = np.isfinite(cost) & np.isfinite(violation)
+    if not usable.any():
+        return np.isfinite(cost), cost
+    least = violation[usable].min()
+    at_least = usable & (violation <= least)
+    if at_least.sum() >= min(ENOUGH, usable.sum()):
+        return at_least, cost
+    weight = (1 if least == 0 else 10) * cost[usable].std() / violation[usable].std()
+    return usable, cost + weight * violation
 
 
 class _Quadratic:

@@ -9,11 +9,13 @@ A call that plans takes the old plan and the number of its steps that were execu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
 from torch import Tensor
 
+from latent_mpc.planner.checks import check_deadline
 from latent_mpc.types import InvalidInputError, PlanningFailed
 
 
@@ -52,8 +54,7 @@ class RecedingHorizon(Generic[P]):
     def __init__(self, execute_steps: int = 1, deadline_s: float | None = None) -> None:
         if execute_steps < 1:
             raise InvalidInputError(f"execute_steps must be at least 1, got {execute_steps}")
-        if deadline_s is not None and not deadline_s > 0:
-            raise InvalidInputError(f"deadline_s must be positive, got {deadline_s}")
+        check_deadline(deadline_s)
         self.execute_steps, self.deadline_s = execute_steps, deadline_s
         self.reset()
 
@@ -102,7 +103,7 @@ class GoalTracker:
         """
         if goals.ndim != 2 or goals.shape[0] < 1:
             raise InvalidInputError(f"goals must have shape (G, D) with G >= 1, got {tuple(goals.shape)}")
-        if threshold <= 0 or (patience is not None and patience < 1):
+        if not 0 < threshold < math.inf or (patience is not None and patience < 1):
             raise InvalidInputError(f"threshold and patience must be positive, got {threshold} and {patience}")
         self.goals, self.threshold, self.patience = goals, threshold, patience
         self.index = self.waited = 0

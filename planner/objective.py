@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from latent_mpc.planner.checks import check_not_negative
 from latent_mpc.planner.guardrails import Constraint, Rollout, margin
 from latent_mpc.planner.rollout import rollout, rollout_macros
-from latent_mpc.types import InvalidInputError, MacroModel, Predictor, Scores, UnknownNameError
+from latent_mpc.types import MacroModel, Predictor, Scores, UnknownNameError
 
 Energy = Callable[[Tensor], Tensor]  # states (..., D) -> energy (...)
 REDUCTIONS = ("last", "sum", "min")
@@ -78,11 +79,7 @@ class RolloutCost:
     def __post_init__(self) -> None:
         if self.reduction not in REDUCTIONS:
             raise UnknownNameError("reduction", self.reduction, list(REDUCTIONS))
-        if self.action_penalty < 0 or self.uncertainty_weight < 0:
-            raise InvalidInputError(
-                f"penalties must be at least 0, got action_penalty={self.action_penalty}, "
-                f"uncertainty_weight={self.uncertainty_weight}"
-            )
+        check_not_negative(action_penalty=self.action_penalty, uncertainty_weight=self.uncertainty_weight)
 
     def __call__(self, actions: Tensor) -> Tensor | Scores:
         """actions (B, S, H, A) -> cost (B, S), with margins (B, S) where there are constraints."""

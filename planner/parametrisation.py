@@ -13,6 +13,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -46,8 +47,10 @@ class ActionSpace:
     sign_dims: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.horizon < 1 or self.action_dim < 1:
-            raise InvalidInputError(f"horizon and action_dim must be positive, got {self.horizon}, {self.action_dim}")
+        if not all(isinstance(n, Integral) and n > 0 for n in (self.horizon, self.action_dim)):
+            raise InvalidInputError(
+                f"horizon and action_dim must be positive whole numbers, got {self.horizon}, {self.action_dim}"
+            )
         if self.basis not in BASES:
             raise UnknownNameError("basis", self.basis, list(BASES))
         if (self.num_knots is None) != (self.basis == "steps"):
@@ -57,16 +60,13 @@ class ActionSpace:
         if self.num_knots is not None and not 2 <= self.num_knots <= self.horizon:
             if not (self.basis == "constant" and self.num_knots == 1):
                 raise InvalidInputError(f"num_knots must lie in 2..horizon={self.horizon}, got {self.num_knots}")
-        for name, bound in (("low", self.low), ("high", self.high)):
-            if not isinstance(bound, (int, float)) and len(bound) != self.action_dim:
-                raise InvalidInputError(f"{name} needs one number or {self.action_dim}, got {len(bound)}")
-        if not bool((self._vector(self.low) < self._vector(self.high)).all()):
-            raise InvalidInputError(f"low must be below high, got low={self.low}, high={self.high}")
-        if any(not 0 <= d < self.action_dim for d in self.sign_dims):
-            raise InvalidInputError(f"sign_dims {self.sign_dims} must lie in 0..{self.action_dim - 1}")
-
-    def _vector(self, value: float | Sequence[float]) -> Tensor:
-        return torch.as_tensor(value, dtype=torch.float32).expand(self.action_dim)
+        low, high = vector(self.low, self.action_dim, "low"), vector(self.high, self.action_dim, "high")
+        if not bool((low < high).all()) or not bool((high - low).isfinite().all()):
+            raise InvalidInputError(f"low must be below high, both finite, got low={self.low}, high={self.high}")
+        if not isinstance(self.sign_dims, (tuple, list)) or any(not 0 <= d < self.action_dim for d in self.sign_dims):
+            raise InvalidInputError(
+                f"sign_dims must be a tuple of dimensions in 0..{self.action_dim - 1}, got {self.sign_dims!r}"
+            )
 
     @property
     def knots(self) -> int:
@@ -81,7 +81,12 @@ class ActionSpace:
     @cached_property
     def box(self) -> tuple[Tensor, Tensor]:
         """(low, high), each (A,) float32."""
-        return self._vector(self.low), self._vector(self.high)
+        return vector(self.low, self.action_dim, "low"), vector(self.high, self.action_dim, "high")
+
+    @cached_property
+    def _is_sign(self) -> Tensor:
+        """Which dimensions take a bound only, (A,) bool."""
+        return torch.tensor([d in self.sign_dims for d in range(self.action_dim)])
 
     @cached_property
     def half(self) -> Tensor:
@@ -106,8 +111,7 @@ class ActionSpace:
             at = np.linspace(0, k - 1, h)
             w = np.maximum(0.0, 1 - np.abs(at[:, None] - np.arange(k)))
         else:
-            kind = "natural" if k > 2 else ((2, 0.0), (2, 0.0))
-            w = CubicSpline(np.arange(k), np.eye(k), bc_type=kind)(np.linspace(0, k - 1, h))
+            w = CubicSpline(np.arange(k), np.eye(k), bc_type="natural")(np.linspace(0, k - 1, h))
         return torch.as_tensor(w, dtype=torch.float32)
 
     @cached_property
@@ -123,18 +127,16 @@ class ActionSpace:
             x = knots[..., :1, :] * w[:, :1]
             for k in range(1, self.knots):
                 x = torch.addcmul(x, knots[..., k : k + 1, :], w[:, k : k + 1])
-        low, high = (b.to(x.device) for b in self.box)
-        if self.sign_dims:
-            dims = list(self.sign_dims)
-            continuous = x
-            x = x.clone()
-            x[..., dims] = torch.where(continuous[..., dims] < 0, -1.0, 1.0).to(x.dtype)
-            if continuous.requires_grad:  # straight through
-                x = continuous + (x - continuous).detach()
-        if self._is_unit_box:
+        if self._is_unit_box and not self.sign_dims:
             return x.clamp(-1.0, 1.0)
-        x = (low + high) / 2 + self.half.to(x.device) * x
-        return torch.minimum(torch.maximum(x, low), high)
+        low, high = (b.to(x.device) for b in self.box)
+        actions = torch.minimum(torch.maximum((low + high) / 2 + self.half.to(x.device) * x, low), high)
+        if not self.sign_dims:
+            return actions
+        discrete = torch.where(x < 0, low, high)
+        if x.requires_grad:  # straight through: the value is the bound's, the gradient the identity's
+            discrete = discrete + (x - x.detach()) * self.half.to(x.device)
+        return torch.where(self._is_sign.to(x.device), discrete, actions)
 
     def encode(self, actions: Tensor) -> Tensor:
         """Actions (..., H, A) -> the knots (..., K, A) that come nearest to them in the least-squares sense."""
@@ -146,27 +148,49 @@ class ActionSpace:
         return sum(inverse[:, t : t + 1] * x[..., t : t + 1, :] for t in range(self.horizon))  # type: ignore[return-value]
 
     def check(self, actions: Tensor, name: str) -> Tensor:
-        """Return `actions` (..., H, A), finite and clipped to the box.
+        """Return `actions` (..., H, A), clipped to the box; sign dimensions go to their nearer bound.
 
         Raises:
-            InvalidInputError: the trailing shape is not (H, A) or an entry is not finite.
+            InvalidInputError: the trailing shape is not (H, A), or an entry is complex or not finite.
         """
         if tuple(actions.shape[-2:]) != (self.horizon, self.action_dim):
             raise InvalidInputError(
                 f"{name} must end in (horizon, action_dim) = {(self.horizon, self.action_dim)}, "
                 f"got shape {tuple(actions.shape)}"
             )
-        if not bool(actions.isfinite().all()):
-            raise InvalidInputError(f"{name} holds NaN or inf; every action must be finite")
+        if actions.is_complex() or not bool(actions.isfinite().all()):
+            raise InvalidInputError(f"{name} holds NaN, inf or complex numbers; every action must be real and finite")
         low, high = (b.to(actions.device) for b in self.box)
-        return torch.minimum(torch.maximum(actions.float(), low), high)
+        clipped = torch.minimum(torch.maximum(actions.float(), low), high)
+        nearer = torch.where(clipped - low < high - clipped, low, high)
+        return torch.where(self._is_sign.to(actions.device), nearer, clipped)
+
+    def holds(self, actions: Tensor) -> bool:
+        """Whether all of `actions` (..., A) lie in the box."""
+        low, high = (b.to(actions.device) for b in self.box)
+        return bool(((actions >= low) & (actions <= high)).all())
+
+
+def vector(value: float | Sequence[float] | Tensor, width: int, name: str) -> Tensor:
+    """One number, or one for each action dimension, as (A,) float32.
+
+    Raises:
+        InvalidInputError: another number of them, or no numbers.
+    """
+    try:
+        found = torch.as_tensor(value, dtype=torch.float32)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InvalidInputError(f"{name} needs one number or {width}, got {value!r}") from error
+    if found.ndim and tuple(found.shape) != (width,):
+        raise InvalidInputError(f"{name} needs one number or {width}, got shape {tuple(found.shape)}")
+    return found.expand(width)
 
 
 def knot_std(space: ActionSpace, init_std: float | Sequence[float] | None) -> Tensor:
     """The initial standard deviation in half boxes, (A,); `init_std` is in action units, None is half a half box."""
     if init_std is None:
         return torch.full((space.action_dim,), 0.5)
-    std = torch.as_tensor(init_std, dtype=torch.float32).expand(space.action_dim)
+    std = vector(init_std, space.action_dim, "init_std")
     if not bool((std > 0).all()) or not math.isfinite(float(std.sum())):
         raise InvalidInputError(f"init_std must be positive and finite, got {init_std}")
     return std / space.half

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from latent_mpc.planner.cem import CEM
+from latent_mpc.planner.checks import check_deadline
 from latent_mpc.planner.cma import CMA
 from latent_mpc.planner.gradient import Gradient
 from latent_mpc.planner.icem import ICEM
@@ -25,6 +26,7 @@ from latent_mpc.planner.parametrisation import ActionSpace, knot_std
 from latent_mpc.planner.polish import Polish
 from latent_mpc.planner.random_shooting import PredictiveSampling, RandomShooting
 from latent_mpc.planner.search import Callback, Search
+from latent_mpc.planner.threads import torch_threads
 from latent_mpc.types import CostFunction, InvalidInputError, Plan, UnknownNameError
 
 
@@ -75,8 +77,11 @@ class Planner:
     ) -> Plan:
         """Minimise `cost` over action sequences.
 
+        Runs on one torch thread, and so does the cost unless B·S·H·A >= `threads.LARGE`: it gets the caller's then.
+
         Args:
-            cost: actions (B, S, H, A) -> (B, S), or `Scores` when there are hard constraints.
+            cost: actions (B, S, H, A), which it must not change, -> (B, S), or `Scores` when there are hard
+                constraints.
             generator: one for a single problem (B = 1), or B of them; a problem's plan depends on its own only.
             warm_start: (B, H, A), where the search starts; a candidate as it stands.
             proposals: (B, N, H, A), candidates from outside, part of the first iteration's samples.
@@ -87,21 +92,28 @@ class Planner:
             The best candidate scored, with its own cost.
         Raises:
             PlanningFailed: fewer candidates than elites had a finite cost.
-            InvalidInputError: an argument of the wrong shape, or one that is not finite.
+            InvalidInputError: an argument of the wrong type or shape or one that is not finite, or a cost that returns
+                something else or changes its actions.
         """
-        generators = [generator] if isinstance(generator, torch.Generator) else list(generator)
-        if not generators:
-            raise InvalidInputError("generator must be a torch.Generator or a non-empty sequence of them")
-        if deadline_s is not None and not deadline_s > 0:
-            raise InvalidInputError(f"deadline_s must be positive, got {deadline_s}")
+        generators = [generator] if isinstance(generator, torch.Generator) else generator
+        if not isinstance(generators, Sequence) or not generators or not _all_generators(generators):
+            raise InvalidInputError(
+                f"generator must be a torch.Generator or a non-empty sequence of them, got {generator!r}"
+            )
+        check_deadline(deadline_s)
         batch, device = len(generators), torch.device(self.device)
         for name, value, ndim in (("warm_start", warm_start, 3), ("proposals", proposals, 4)):
-            if value is not None and (value.ndim != ndim or value.shape[0] != batch):
+            if value is None:
+                continue
+            if not isinstance(value, Tensor):
+                raise InvalidInputError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
+            if value.ndim != ndim or value.shape[0] != batch:
                 raise InvalidInputError(
                     f"{name} must have {ndim} dimensions and lead with B={batch}, one a generator; "
                     f"got shape {tuple(value.shape)}"
                 )
-        with torch.no_grad():
+        threads = torch.get_num_threads()
+        with torch.no_grad(), torch_threads(1):
             search = Search(
                 self.space,
                 cost,
@@ -112,9 +124,14 @@ class Planner:
                 deadline_s=deadline_s,
                 callback=callback,
                 device=device,
+                threads=threads,
             )
             self.method.run(search)
             return search.result()
+
+
+def _all_generators(values: Sequence[object]) -> bool:
+    return all(isinstance(value, torch.Generator) for value in values)
 
 
 METHODS: dict[str, type] = {

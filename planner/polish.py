@@ -51,6 +51,5 @@ class Polish:
     def run(self, search: Search) -> None:
         """Search until the iterations or the time are used up."""
         self.cem.run(search)
-        if not search.cut_off:
-            knots = search.space.encode(search.elite_actions()[:, : self.polish_starts])
-            descend(search, knots, self.polish_steps, self.learning_rate)
+        knots = search.space.encode(search.elite_actions()[:, : self.polish_starts])
+        descend(search, knots, self.polish_steps, self.learning_rate)

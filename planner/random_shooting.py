@@ -55,15 +55,9 @@ class PredictiveSampling:
     def run(self, search: Search) -> None:
         """Search until the iterations or the time are used up."""
         best, std = search.mean, search.std
-        value = None
         for _ in search.steps(self.num_iterations):
-            knots = search.sample(best, std, self.num_samples)
-            score = search.score(knots)
-            index = search.elites(score, 1)
-            found = search.take(knots, index)[:, 0]
-            new = score.gather(1, index)[:, 0]
-            better = torch.ones_like(new, dtype=torch.bool) if value is None else new <= value
-            best = torch.where(better[:, None, None], found, best)
-            value = new if value is None else torch.minimum(new, value)
+            knots = search.sample(best, std, self.num_samples)  # the incumbent among them
+            index = search.elites(search.score(knots), 1)
+            best = search.take(knots, index)[:, 0]
             search.report(best, std, index)
             std = std * self.decay

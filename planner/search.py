@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from latent_mpc.planner.parametrisation import ActionSpace
+from latent_mpc.planner.threads import LARGE, torch_threads
 from latent_mpc.types import CostFunction, InvalidInputError, Plan, PlanningFailed, Scores
 
 
@@ -41,6 +43,8 @@ class Search:
 
     Attributes:
         mean, std: where to start, (B, K, A), in half boxes.
+        last: the last scored candidates' cost and margin, (B, S).
+        threads: of the caller, for a cost with a lot of work.
     """
 
     def __init__(
@@ -55,9 +59,10 @@ class Search:
         deadline_s: float | None = None,
         callback: Callback | None = None,
         device: torch.device,
+        threads: int = 1,
     ) -> None:
         self.space, self.cost, self.generators, self.device = space, cost, generators, device
-        self.callback = callback
+        self.callback, self.threads = callback, threads
         self.started_s = time.perf_counter()
         self.deadline_s = deadline_s
         batch = len(generators)
@@ -66,13 +71,15 @@ class Search:
         self._has_warm_start = warm_start is not None
         self.mean = torch.zeros(shape, device=device) if warm_start is None else space.encode(warm_start)
         self._given = proposals if warm_start is None else _cat(warm_start[:, None], proposals)
-        self._winners: list[tuple[Tensor, Tensor, Tensor | None]] = []  # of each call of score
+        self._winners: list[tuple[Tensor, Scores]] = []  # of each call of evaluate, (B, 1, H, A) and (B, 1)
         # the last scored candidates, (B, S, H, A), and their scores
         self.actions = torch.zeros(batch, 1, space.horizon, space.action_dim, device=device)
         self.last = Scores(torch.full((batch, 1), torch.inf, device=device), None)
+        self._ranking = self.last.cost
         self._elites: tuple[Tensor, Tensor] | None = None
         self.iterations = self.evaluations = 0
         self.cut_off = False
+        self._longest_s = 0.0  # iteration
         self._offsets = torch.arange(batch, device=device)[:, None]
 
     @property
@@ -81,18 +88,19 @@ class Search:
 
     def steps(self, count: int) -> Iterator[int]:
         """Yield iteration numbers until `count`, or until the next iteration would probably miss the deadline."""
-        longest = 0.0
-        before = time.perf_counter()
         for i in range(count):
+            if self.iterations and self.is_late():
+                return
+            before = time.perf_counter()
             yield i
             self.iterations += 1
-            if self.deadline_s is None:
-                continue
-            now = time.perf_counter()
-            longest, before = max(longest, now - before), now
-            if i + 1 < count and now - self.started_s + longest > self.deadline_s:
-                self.cut_off = True
-                return
+            self._longest_s = max(self._longest_s, time.perf_counter() - before)
+
+    def is_late(self) -> bool:
+        """Whether one more iteration would probably miss the deadline; if so, the search counts as cut off."""
+        if self.deadline_s is not None:
+            self.cut_off |= time.perf_counter() - self.started_s + self._longest_s > self.deadline_s
+        return self.cut_off
 
     def noise(self, *shape: int) -> Tensor:
         """Standard normal noise (B, *shape), each problem from its own generator."""
@@ -120,79 +128,80 @@ class Search:
     def score(self, knots: Tensor) -> Tensor:
         """Score candidates and remember the best one.
 
+        The first call puts the warm start, in the place of the mean, which it is, and the proposals among `knots`;
+        their actions are scored as they were given, not as the knots repeat them.
+
         Args:
-            knots: (B, S, K, A). Without gradients the first call overwrites some of them, see `mix`.
+            knots: (B, S, K, A).
         Returns:
             A score (B, S) that orders the candidates, feasible ones first; +inf is worst.
-        """
-        if torch.is_grad_enabled():
-            return self.score_actions(self.space.decode(knots))
-        given = self._given
-        actions = self.space.decode(self.mix(knots))
-        if given is not None:
-            actions[:, self._slots(knots, given)] = given  # exactly, not as the knots repeat them
-        return self.score_actions(actions)
-
-    def mix(self, knots: Tensor) -> Tensor:
-        """Put the warm start and the proposals from outside among `knots` (B, S, K, A), the first time only.
-
-        The warm start takes the place of the mean, which it is; proposals alone take the last places.
+        Raises:
+            InvalidInputError: fewer candidates than given sequences, or the cost returned something else.
         """
         given, self._given = self._given, None
-        if given is not None:
-            if given.shape[1] > knots.shape[1]:
-                raise InvalidInputError(
-                    f"{given.shape[1]} given sequences leave no room among {knots.shape[1]} samples; give fewer"
-                )
-            knots[:, self._slots(knots, given)] = self.space.encode(given)
-        return knots
+        if given is None:
+            self.evaluate(self.space.decode(knots))
+            return self._ranking
+        count, total = given.shape[1], knots.shape[1]
+        if count > total:
+            raise InvalidInputError(f"{count} given sequences leave no room among {total} samples; give fewer")
+        first = 0 if self._has_warm_start else total - count
+        knots[:, first : first + count] = self.space.encode(given)
+        actions = self.space.decode(knots)
+        actions[:, first : first + count] = given
+        self.evaluate(actions)
+        return self._ranking
 
-    def _slots(self, knots: Tensor, given: Tensor) -> slice:
-        first = 0 if self._has_warm_start else knots.shape[1] - given.shape[1]
-        return slice(first, first + given.shape[1])
+    def score_given(self) -> Tensor | None:
+        """Score the warm start and the proposals by themselves, for a method that cannot take them as they stand.
 
-    def score_actions(self, actions: Tensor) -> Tensor:
-        """Score actions (B, S, H, A) that lie in the box; otherwise as `score`."""
-        shape = tuple(actions.shape[:2])
-        found = self.cost(actions)
-        cost, margin = found if isinstance(found, Scores) else (found, None)
-        if tuple(cost.shape) != shape:
-            raise InvalidInputError(
-                f"the cost must return shape (B, S) = {shape} for actions {tuple(actions.shape)}, "
-                f"got {tuple(cost.shape)}"
-            )
+        Returns:
+            Their knots (B, N, K, A), best first; None without any.
+        """
+        given, self._given = self._given, None
+        if given is None:
+            return None
+        self.evaluate(given)
+        return self.space.encode(self.take(given, self._ranking.argsort(dim=1, stable=True)))
+
+    def score_mean(self, mean: Tensor) -> None:
+        """Score the final mean (B, K, A), unless that would probably miss the deadline."""
+        if not self.is_late():
+            self.score(mean.unsqueeze(1))
+
+    def evaluate(self, actions: Tensor) -> Scores:
+        """Cost and margin (B, S) of actions (B, S, H, A) that lie in the box; remembers the best one.
+
+        They keep their gradients; a NaN or infinite cost is +inf, and so is a NaN margin.
+        """
+        with self.cost_threads(actions):
+            scores = _checked(self.cost(actions), actions)
+        cost, margin = scores
         cost = torch.nan_to_num(cost, nan=torch.inf, posinf=torch.inf, neginf=torch.inf)
-        margin = None if margin is None else torch.where(margin.isnan(), torch.inf, margin)
-        score = Scores(cost, margin).ranking()
-        self.evaluations += shape[1]
+        scores = Scores(cost, None if margin is None else torch.where(margin.isnan(), torch.inf, margin))
+        self.evaluations += actions.shape[1]
         self.actions = actions.detach()
-        self.last = Scores(cost.detach(), None if margin is None else margin.detach())
-        self._keep(score.detach().argmin(1, keepdim=True))
-        return score
+        self.last = Scores(*(None if t is None else t.detach() for t in scores))  # type: ignore[arg-type]
+        self._ranking = self.last.ranking()
+        best = self._ranking.argmin(1, keepdim=True)
+        self._winners.append((self.take(self.actions, best), self.last.take(best)))
+        return scores
+
+    def cost_threads(self, actions: Tensor) -> AbstractContextManager[None]:
+        """The threads for the cost of actions (B, S, H, A): one, or the caller's where there is much to do."""
+        return torch_threads(self.threads) if actions.numel() >= LARGE else nullcontext()
 
     @property
     def feasible(self) -> Tensor | None:
         """Which of the last scored candidates are feasible, (B, S); None without constraints."""
         return None if self.last.margin is None else (self.last.margin <= 0) & self.last.cost.isfinite()
 
-    def _keep(self, index: Tensor) -> None:
-        """Remember the last scored candidate `index` (B, 1), the best of its call."""
-        margin = self.last.margin
-        self._winners.append(
-            (
-                self.take(self.actions, index),
-                self.last.cost.gather(1, index),
-                None if margin is None else margin.gather(1, index),
-            )
-        )
-
     def _best(self) -> tuple[Tensor, Scores]:
         """The best candidate of all calls: actions (B, 1, H, A), its scores (B, 1)."""
-        actions, cost, margin = zip(*self._winners, strict=True)
-        scores = Scores.cat([Scores(c, m) for c, m in zip(cost, margin, strict=True)])
+        actions, found = zip(*self._winners, strict=True)
+        scores = Scores.cat(found)
         index = scores.ranking().argmin(1, keepdim=True)
-        chosen = Scores(*(None if t is None else t.gather(1, index) for t in scores))  # type: ignore[arg-type]
-        return self.take(torch.cat(actions, 1), index), chosen
+        return self.take(torch.cat(actions, 1), index), scores.take(index)
 
     def elites(self, score: Tensor, count: int) -> Tensor:
         """Indices (B, count) of the best candidates, best first.
@@ -206,7 +215,6 @@ class Search:
             raise PlanningFailed(
                 f"only {int(finite.min())} of {score.shape[1]} candidates have a finite cost, and {count} are needed"
             )
-        self._elites = (self.actions, index)
         return index
 
     def elite_actions(self) -> Tensor:
@@ -221,7 +229,8 @@ class Search:
         return candidates[self._offsets, index]
 
     def report(self, mean: Tensor, std: Tensor, index: Tensor) -> None:
-        """Tell the callback of the iteration that just ended; `mean`, `std` (B, K, A), elites' `index` (B, E)."""
+        """Close an iteration: remember its elites' `index` (B, E), tell the callback; `mean`, `std` (B, K, A)."""
+        self._elites = (self.actions, index)
         if self.callback is None:
             return
         w = self.space.matrix.to(self.device)
@@ -245,12 +254,17 @@ class Search:
 
         Raises:
             PlanningFailed: no candidate of some problem had a finite cost.
+            InvalidInputError: the cost changed the actions that it was given.
         """
         actions, scores = self._best()
         cost = scores.cost[:, 0]
         lost = int((~cost.isfinite()).sum())
         if lost:
-            raise PlanningFailed(f"0 of {self.evaluations} candidates have a finite cost in {lost} problem(s)")
+            raise PlanningFailed(
+                f"only 0 of {self.evaluations} candidates have a finite cost in {lost} of {self.batch} problem(s)"
+            )
+        if not self.space.holds(actions):
+            raise InvalidInputError("the plan has left the box: the cost must not change the actions that it is given")
         margin = torch.full_like(cost, -torch.inf) if scores.margin is None else scores.margin[:, 0]
         return Plan(
             actions=actions[:, 0],
@@ -275,6 +289,21 @@ def fit_gaussian(elites: Tensor) -> tuple[Tensor, Tensor]:
     mean = elites.sum(1).mul_(1 / count)
     variance = (elites - mean.unsqueeze(1)).square_().sum(1).mul_(1 / count)
     return mean, variance.sqrt_()
+
+
+def _checked(found: object, actions: Tensor) -> Scores:
+    """What a cost returned for actions (B, S, H, A), as `Scores`."""
+    scores = found if isinstance(found, Scores) else Scores(found, None)  # type: ignore[arg-type]
+    for name, value in scores._asdict().items():
+        if name == "margin" and value is None:
+            continue
+        if not isinstance(value, Tensor) or value.shape != actions.shape[:2] or not value.is_floating_point():
+            got = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            raise InvalidInputError(
+                f"the cost must return shape (B, S) = {tuple(actions.shape[:2])} for actions {tuple(actions.shape)}, a "
+                f"float tensor or Scores of them; its {name} is {got}"
+            )
+    return scores
 
 
 def _cat(first: Tensor, second: Tensor | None) -> Tensor:

@@ -8,16 +8,20 @@ trace.realised(step + 1, energy)        # the energy (B,) that the environment r
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
+from latent_mpc.planner.hierarchy import HierarchyPlan
 from latent_mpc.planner.search import Iteration
 from latent_mpc.types import InvalidInputError, Plan
+
+FORMAT = "latent-mpc plan trace 2"
 
 
 class Replay(NamedTuple):
@@ -50,8 +54,14 @@ class PlanTrace:
             }
         )
 
-    def planned(self, step: int, plan: Plan, predicted: Tensor | None = None) -> None:
-        """Close the iterations recorded since the last plan, with the plan made at control step `step`."""
+    def planned(self, step: int, plan: Plan | HierarchyPlan, predicted: Tensor | None = None) -> None:
+        """Close the iterations recorded since the last plan, with the plan made at control step `step`.
+
+        Args:
+            predicted: energies (B, H) of the plan's states.
+        Raises:
+            InvalidInputError: predicted energies of another shape.
+        """
         record = {
             "step": torch.tensor(step),
             "actions": plan.actions.cpu().clone(),
@@ -61,22 +71,28 @@ class PlanTrace:
         }
         self._open = len(self.iterations)
         if predicted is not None:
-            if predicted.shape != plan.actions.shape[:2]:
-                raise InvalidInputError(
-                    f"predicted must have shape (B, H) = {tuple(plan.actions.shape[:2])}, got {tuple(predicted.shape)}"
-                )
             record["predicted"] = predicted.detach().cpu().clone()
+        _check_plan(record)
         self.plans.append(record)
 
     def realised(self, step: int, energy: Tensor) -> None:
-        """Record the energy (B,) that was measured at control step `step`."""
-        self.energies[step] = energy.detach().cpu().clone()
+        """Record the energy (B,) that was measured at control step `step`.
+
+        Raises:
+            InvalidInputError: it is no tensor of one dimension.
+        """
+        if not isinstance(energy, Tensor) or energy.ndim != 1:
+            raise InvalidInputError(f"energy must be a tensor of shape (B,), got {energy!r}")
+        self.energies[int(step)] = energy.detach().cpu().clone()
 
     def replay(self) -> Replay:
         """Pair every predicted energy with the one realised at that step, where there is one.
 
+        A pair that looks further ahead than the next plan was made compares with actions of that next plan: it shows
+        how plans changed, not how wrong the model was. Those up to the next `step` are the model's own.
+
         Raises:
-            InvalidInputError: no plan has predicted energies for a step that was measured.
+            InvalidInputError: no plan has predicted energies for a step that was measured, or the batches differ.
         """
         rows = [
             (int(plan["step"]), ahead, plan["predicted"][:, ahead - 1], self.energies[int(plan["step"]) + ahead])
@@ -88,38 +104,84 @@ class PlanTrace:
         if not rows:
             raise InvalidInputError("nothing to replay: record predicted energies and call `realised` for later steps")
         step, ahead, predicted, realised = zip(*rows, strict=True)
+        shapes = {tuple(energy.shape) for energy in (*predicted, *realised)}
+        if len(shapes) > 1:
+            raise InvalidInputError(
+                f"predicted and realised energies must be of one batch, got shapes {sorted(shapes)}"
+            )
         return Replay(torch.tensor(step), torch.tensor(ahead), torch.stack(predicted), torch.stack(realised))
 
     def save(self, path: str | Path) -> None:
-        """Write the trace as safetensors."""
-        tensors = {f"energy/{step}": value for step, value in self.energies.items()}
+        """Write the trace as safetensors, with a checksum.
+
+        Raises:
+            InvalidInputError: the file cannot be written.
+        """
+        tensors = {f"energy/{step}": value.contiguous() for step, value in self.energies.items()}
         for kind, records in (("iteration", self.iterations), ("plan", self.plans)):
             for i, record in enumerate(records):
                 tensors |= {f"{kind}/{i}/{key}": value.contiguous() for key, value in record.items()}
-        save_file(tensors, path, metadata={"format": "latent-mpc plan trace 1"})
+        try:
+            save_file(tensors, path, metadata={"format": FORMAT, "sha256": _checksum(tensors)})
+        except (SafetensorError, OSError) as error:
+            raise InvalidInputError(f"cannot write a plan trace to {path}: {error}") from error
 
     @classmethod
     def load(cls, path: str | Path) -> PlanTrace:
         """Read a trace.
 
         Raises:
-            InvalidInputError: the file is not one, or is truncated.
+            InvalidInputError: the file is not one, is truncated, or was changed.
         """
         try:
-            tensors = load_file(path)
-        except (SafetensorError, OSError) as error:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}
+        except Exception as error:  # safetensors, json, unicode and system errors alike
             raise InvalidInputError(f"{path} is not a plan trace: {error}") from error
+        if metadata.get("format") != FORMAT:
+            raise InvalidInputError(f"{path} is not a plan trace: its format is {metadata.get('format')!r}")
+        if metadata.get("sha256") != _checksum(tensors):
+            raise InvalidInputError(f"{path} was damaged: its contents do not have its checksum")
         trace = cls()
         try:
-            for name, value in tensors.items():
+            for name, value in sorted(tensors.items(), key=_place):
                 kind, number, *rest = name.split("/")
                 if kind == "energy":
-                    trace.energies[int(number)] = value
+                    trace.realised(int(number), value)
                     continue
                 records = {"iteration": trace.iterations, "plan": trace.plans}[kind]
-                records.extend({} for _ in range(int(number) + 1 - len(records)))
+                if int(number) == len(records):
+                    records.append({})
                 records[int(number)][rest[0]] = value
+            for record in trace.plans:
+                _check_plan(record)
         except (KeyError, ValueError, IndexError) as error:
-            raise InvalidInputError(f"{path} is not a plan trace: unexpected tensor {name!r}") from error
+            raise InvalidInputError(f"{path} is not a plan trace: {error}") from error
         trace._open = len(trace.iterations)
         return trace
+
+
+def _place(item: tuple[str, Tensor]) -> tuple[str, int]:
+    """Where a tensor comes: by kind, then by number."""
+    kind, number = item[0].split("/")[:2]
+    return kind, int(number)
+
+
+def _check_plan(record: dict[str, Tensor]) -> None:
+    """Raise InvalidInputError unless a plan's record is complete and its shapes agree."""
+    missing = {"step", "actions", "cost", "margin", "iterations"} - record.keys()
+    if missing:
+        raise InvalidInputError(f"a plan lacks {sorted(missing)}")
+    shape = tuple(record["actions"].shape[:2])
+    if "predicted" in record and tuple(record["predicted"].shape) != shape:
+        raise InvalidInputError(f"predicted must have shape (B, H) = {shape}, got {tuple(record['predicted'].shape)}")
+
+
+def _checksum(tensors: dict[str, Tensor]) -> str:
+    """SHA-256 of names, types, shapes and contents."""
+    digest = hashlib.sha256()
+    for name, value in sorted(tensors.items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)};".encode())
+        digest.update(value.numpy().tobytes())
+    return digest.hexdigest()

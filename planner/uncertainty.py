@@ -5,6 +5,7 @@ J(a) ← J(a) + λ Σ_t u(s_t, a_t),   u: disagreement of an ensemble, or distan
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,7 +18,7 @@ from latent_mpc.types import InvalidInputError, Predictor
 
 @dataclass(frozen=True)
 class Disagreement:
-    """Variance between the members of an ensemble, one step ahead along the rollout.
+    """Variance between the members of an ensemble, one step ahead along the rollout; there must be a state an action.
 
     Source: Pathak et al., Self-supervised exploration via disagreement (arXiv 1906.04161), eq. 1.
     """
@@ -31,6 +32,11 @@ class Disagreement:
     def __call__(self, rollout: Rollout) -> Tensor:
         """Variance, mean over the latent's dimensions, (B, S, H)."""
         b, s, h, width = rollout.states.shape
+        if rollout.actions.shape[2] != h:
+            raise InvalidInputError(
+                f"disagreement needs one state an action, got {h} and {rollout.actions.shape[2]}; over macro-actions "
+                "take SupportDistance"
+            )
         start = rollout.start[:, None, None].expand(b, s, 1, width)
         before = torch.cat([start, rollout.states[:, :, :-1]], 2).flatten(0, 2)
         actions = rollout.actions.flatten(0, 2)
@@ -45,16 +51,23 @@ class SupportDistance:
     """
 
     def __init__(self, seen: Tensor, quantile: float = 0.95) -> None:
-        """seen: (N, D) latents of the training data, a few thousand of them."""
+        """seen: (N, D) latents of the training data, a few thousand of them; repeated ones count once."""
         if seen.ndim != 2 or seen.shape[0] < 2:
             raise InvalidInputError(f"seen must be (N, D) with N >= 2, got {tuple(seen.shape)}")
         if not 0 < quantile <= 1:
             raise InvalidInputError(f"quantile must lie in (0, 1], got {quantile}")
-        self.seen = seen
-        between = torch.cdist(seen, seen).fill_diagonal_(torch.inf).amin(1)
+        self.seen = seen.unique(dim=0)  # a latent that is repeated has no distance to itself
+        between = _distances(self.seen, self.seen).fill_diagonal_(torch.inf).amin(1)
         self.scale = float(between.quantile(quantile))
+        if not 0 < self.scale < math.inf:
+            raise InvalidInputError(f"seen must hold two different latents or more, all finite; got {seen}")
 
     def __call__(self, rollout: Rollout) -> Tensor:
         """-> u (B, S, H); 0 inside the support."""
-        nearest = torch.cdist(rollout.states.flatten(0, 2), self.seen).amin(1)
+        nearest = _distances(rollout.states.flatten(0, 2), self.seen).amin(1)
         return (nearest / self.scale - 1).clamp_min(0).view(rollout.states.shape[:3])
+
+
+def _distances(a: Tensor, b: Tensor) -> Tensor:
+    """(N, D), (M, D) -> (N, M), by differences: through a matrix product nothing is left of small ones far from 0."""
+    return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")

@@ -9,6 +9,7 @@ from latent_mpc.robots.kinematics import Kinematics
 from latent_mpc.robots.limits import Limits
 from latent_mpc.robots.robot import Array, RobotSpec, RobotState, Setpoint
 from latent_mpc.robots.safety import Gate, Verdict
+from latent_mpc.robots.workspace import nearest_inside
 from latent_mpc.types import WorkspaceSpec
 
 
@@ -46,4 +47,8 @@ class Parts(NamedTuple):
 def standard_parts(spec: RobotSpec, workspace: WorkspaceSpec) -> Parts:
     """Kinematics and gate of an arm by its model. Raises InvalidInputError where the model does not fit the spec."""
     kinematics = Kinematics(spec)
-    return Parts(kinematics.pose, kinematics.solve, Gate(Limits.of(spec, workspace)).check)
+
+    def solve(q_rad: Array, position_m: Array, yaw_rad: float) -> Array:
+        return kinematics.solve(q_rad, nearest_inside(workspace, position_m), yaw_rad)
+
+    return Parts(kinematics.pose, solve, Gate(Limits.of(spec, workspace)).check)

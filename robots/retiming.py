@@ -2,9 +2,10 @@
 
     min T   s.t.  q(0), q̇(0), q̈(0) as they are,  q(T) = target, q̇(T) = q̈(T) = 0,  |q̇| ≤ v, |q̈| ≤ a, |q⃛| ≤ j
 
-is solved for each joint alone, again at every tick, and only its first dt is executed. A target is a place to come to
-rest at, so the arm can always stop between where it is and a target it was given: it never passes one, and never
-leaves a range that its targets lie in. The price is a lag of one stopping distance behind a moving target.
+is solved for all joints together, again at every tick, and only its first dt is executed. They arrive at the same
+time, so that the way between two targets that the safety gate let pass is nearly straight. A target is a place to
+come to rest at, so the arm can always stop between where it is and a target it was given: it never passes one, and
+never leaves a range that its targets lie in. The price is a lag of one stopping distance behind a moving target.
 
 A chaser that ends at rest switches between +j and -j at every tick once it has caught up; with j·dt near a that would
 be bang-bang acceleration. So the jerk is kept to a / (2 dt): full acceleration takes two ticks at least. On a sine of
@@ -53,7 +54,6 @@ class Retiming:
         self._solver = ruckig.Ruckig(spec.num_joints, dt_s)
         self._next = ruckig.OutputParameter(spec.num_joints)
         self._now = ruckig.InputParameter(spec.num_joints)
-        self._now.synchronization = ruckig.Synchronization.No
         self._now.max_velocity = list(self.velocity_rad_s)
         self._now.max_acceleration = list(self.acceleration_rad_s2)
         self._now.max_jerk = list(self.jerk_rad_s3)
@@ -68,6 +68,7 @@ class Retiming:
         """One tick towards a target, (J,), finite; what lies outside the range is taken to its end."""
         target = np.clip(self._checked(target_rad, "a target"), self._low, self._high)
         self._now.control_interface = ruckig.ControlInterface.Position
+        self._now.synchronization = ruckig.Synchronization.Time
         self._now.target_position = list(target)
         return self._advance()
 
@@ -76,6 +77,7 @@ class Retiming:
         if self.at_rest:
             return self.motion
         self._now.control_interface = ruckig.ControlInterface.Velocity
+        self._now.synchronization = ruckig.Synchronization.No  # each as soon as it can
         return self._advance()
 
     @property
@@ -88,7 +90,7 @@ class Retiming:
         if result not in (ruckig.Result.Working, ruckig.Result.Finished):
             raise InvalidInputError(f"{self.spec.name}: no jerk-limited motion from {self.motion}: {result}")
         self.motion = Motion(
-            np.array(self._next.new_position),
+            np.clip(self._next.new_position, self._low, self._high),  # rounding
             np.array(self._next.new_velocity),
             np.array(self._next.new_acceleration),
         )

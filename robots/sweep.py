@@ -25,6 +25,7 @@ from latent_mpc.robots.calibration import (
 )
 from latent_mpc.robots.feetech_bus import (
     CENTRE,
+    CONTROL,
     EEPROM,
     LOCK,
     MODE,
@@ -88,17 +89,23 @@ def sweep(
 def write_eeprom(bus: FeetechBus, servo: Servo, address: int, data: bytes) -> None:
     """Write registers that survive the power, read them back, and lock them again.
 
+    A locked servo takes a value too, and forgets it without power: nothing is written before it says that it is open.
+
     Raises:
         DriverError: the servo does not hold what was written.
     """
-    start = address - EEPROM[0]
+    start, lock = address - EEPROM[0], LOCK[0] - CONTROL[0]
     for _ in range(TRIES):
         bus.write(servo.id, LOCK[0], b"\x00")
+        control = bus.read(servo.id, CONTROL, TRIES)
+        if control is None or control.data[lock]:
+            continue
         bus.write(servo.id, address, data)
-        bus.write(servo.id, LOCK[0], b"\x01")
-        reply = bus.read(servo.id, EEPROM, TRIES)
-        if reply is not None and reply.data[start : start + len(data)] == data:
-            return
+        block = bus.read(servo.id, EEPROM, TRIES)
+        if block is not None and block.data[start : start + len(data)] == data:
+            for _ in range(TRIES):
+                if bus.write(servo.id, LOCK[0], b"\x01"):
+                    return
     raise DriverError(f"{servo.name} (servo {servo.id}) does not keep what is written to its register {address}")
 
 

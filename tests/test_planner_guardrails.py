@@ -1,6 +1,7 @@
 """Hard constraints while planning: a keep-out ball that greedy cannot pass, honest reports, uncertainty penalties."""
 
 import importlib.util
+import math
 
 import pytest
 import torch
@@ -22,6 +23,8 @@ from latent_mpc.planner import (
     rollout,
     shift,
 )
+from latent_mpc.planner.guardrails import KeepOutBox, margin, workspace_constraints
+from latent_mpc.types import InvalidInputError, WorkspaceSpec
 
 SAMPLING = [n for n in sorted(METHODS) if n not in ("gradient", "polish")]
 SAMPLING = [n for n in SAMPLING if n != "cma" or importlib.util.find_spec("cma")]
@@ -157,3 +160,64 @@ def test_support_distance_is_zero_inside_and_grows_outside():
     inside, near, far = SupportDistance(seen)(Rollout(START, states, states)).flatten().tolist()
     assert inside == pytest.approx(0.0, abs=0.7)
     assert far == pytest.approx(3 * near, rel=0.1)
+
+
+def test_the_depth_in_a_box_is_the_largest_along_each_segment():
+    generator = torch.Generator().manual_seed(0)
+    box = KeepOutBox(position, (-0.2, -0.3, -0.1), (0.3, 0.1, 0.4))
+    start, states = torch.randn(1, 3, generator=generator), torch.randn(1, 200, 4, 3, generator=generator)
+    states[0, 0] = states[0, 1, :1]  # at rest
+    states[0, 2, :, 1:] = states[0, 2, :1, 1:]  # along an axis
+    seen = Rollout(start, states, states)
+    found, path = box(seen), seen.path(position)
+    share = torch.linspace(0, 1, 501)[:, None]
+    dense = path[:, :, :-1, None] + share * path.diff(dim=2)[:, :, :, None]
+    depth = torch.minimum(dense - torch.tensor(box.low), torch.tensor(box.high) - dense).amin(-1).amax(-1)
+    step = path.diff(dim=2).abs().amax(-1) / 500
+    assert (found >= depth - 1e-6).all() and (found <= depth + step + 1e-6).all()
+    assert (found[0, 3:] > 0).any() and (found[0, 3:] < 0).any()
+
+
+WORKSPACE = WorkspaceSpec(
+    low_m=(0.2, -0.4, -0.1),
+    high_m=(0.7, 0.4, 0.5),
+    table_m=0.02,
+    keep_out_balls_m=((0.5, 0.2, 0.1, 0.05),),
+    keep_out_boxes_m=((0.3, -0.3, 0.0, 0.4, -0.2, 0.3),),
+    speed_m_s=0.5,
+)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        ((0.50, 0.0, 0.20), (0.51, 0.0, 0.20), None),  # free
+        ((0.69, 0.0, 0.20), (0.73, 0.0, 0.20), 0.03),  # out of the box
+        ((0.50, 0.0, 0.03), (0.50, 0.0, 0.01), 0.01),  # into the table, which is higher than the box
+        ((0.50, 0.15, 0.10), (0.50, 0.24, 0.10), 0.05),  # through the middle of the ball
+        ((0.35, -0.31, 0.20), (0.35, -0.28, 0.20), 0.02),  # into the box
+        ((0.50, 0.0, 0.20), (0.50, 0.12, 0.20), 0.1),  # 0.6 m/s
+    ],
+)
+def test_the_constraints_of_a_workspace(before, after, expected):
+    constraints = workspace_constraints(WORKSPACE, position, control_dt_s=0.2)
+    found = margin(constraints, Rollout(torch.tensor([before]), torch.tensor([[[after]]]), torch.zeros(1, 1, 1, 2)))
+    assert float(found) <= 0 if expected is None else float(found) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"low_m": (0.8, -0.4, 0.0)},
+        {"low_m": (math.nan, -0.4, 0.0)},
+        {"high_m": (0.7, 0.4, math.inf)},
+        {"table_m": 0.6},
+        {"table_m": math.nan},
+        {"speed_m_s": 0.0},
+        {"keep_out_balls_m": ((0.5, 0.2, 0.1, -0.05),)},
+        {"keep_out_boxes_m": ((0.3, -0.3, 0.0, 0.4, -0.4, 0.3),)},
+    ],
+)
+def test_an_impossible_workspace_is_refused(wrong):
+    with pytest.raises(InvalidInputError):
+        WorkspaceSpec(**{"low_m": (0.2, -0.4, -0.1), "high_m": (0.7, 0.4, 0.5)} | wrong)
