@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from latent_mpc.agent import Trace, load_agent
+from latent_mpc.frame_log import FrameLog
 from latent_mpc.pilot import Pilot, Sight
 from latent_mpc.robots.camera import Camera, Frame
 from latent_mpc.robots.channels import MAX_WAYPOINTS, TEXT, Phase, PlannerPort, Ports, Status, text_bytes
@@ -66,6 +68,7 @@ class Charge:
         weights: of the agent. goal_image: uint8 (size, size, 3). seed: of the sampling.
         make_camera: () -> camera, not connected.
         ports: of the controller. view: name of the slot. spec: of the arm. owner: the process to end with.
+        log: folder that keeps the frames that were seen; None for none.
     """
 
     weights: str | Path
@@ -76,6 +79,7 @@ class Charge:
     view: str
     spec: RobotSpec
     owner: int
+    log: Path | None = None
 
 
 def navigate(charge: Charge) -> None:
@@ -87,6 +91,7 @@ def navigate(charge: Charge) -> None:
     pilot, forward = Pilot(agent), Kinematics(charge.spec).pose
     port, view, camera = PlannerPort(charge.ports), View(charge), charge.make_camera()
     check = FrameCheck(FrameLimits(charge.goal_image.shape[:2]))
+    log = None if charge.log is None else FrameLog(charge.log, charge.goal_image)
     past: deque[Status] = deque(maxlen=REMEMBERED)
     last = -1
     camera.connect()
@@ -107,15 +112,19 @@ def navigate(charge: Charge) -> None:
                     sight = sighted(frame, past, forward, charge.spec)
                     if not moving:
                         pilot.forget()
-                    if (plan := pilot.plan(sight, time.monotonic())) is not None:
+                    if (plan := pilot.plan(sight, time.monotonic(), partial(_motion_s, port))) is not None:
                         port.send(plan)
                 except LatentMPCError as error:
                     complaint = str(error)
             view.show(frame, plan, agent.trace, pilot.surprise, now_s, complaint)
+            if log is not None:
+                log.add(frame, np.nan if plan is None or agent.trace is None else agent.trace.goal_energy)
     finally:
         camera.close()
         port.close()
         view.close()
+        if log is not None:
+            log.close()
 
 
 def sighted(frame: Frame, past: deque[Status], forward: Callable[[Array], ToolPose], spec: RobotSpec) -> Sight:
@@ -133,6 +142,12 @@ def sighted(frame: Frame, past: deque[Status], forward: Callable[[Array], ToolPo
     pose = forward(q_rad)
     width_m = gripper * spec.gripper_width_m
     return Sight(frame.image, frame.sequence, motion_s, pose.position_m, pose.yaw_rad, width_m)
+
+
+def _motion_s(port: PlannerPort) -> float:
+    """The motion clock now; 0 before the controller has said anything."""
+    status = port.status()
+    return 0.0 if status is None else status.motion_s
 
 
 class View:

@@ -1,17 +1,18 @@
-"""The agent at a real arm's pace: it plans from where the arm will be when the plan can begin.
+"""The agent at a real arm's pace: look at rest, plan, move four steps, correcting each of them on the way.
 
-    m: the controller's motion clock;  step i of the plan lasts from m_i to m_i + dt
-    frame at m, m_i <= m < m_i + dt:   s' = f(s, (m_i + dt − m)/dt · a_i)      a_i is under way and cannot be changed
-    plan from s' at m_i + dt:          the rest of the steps towards the old subgoal (track), or a new plan (two steps
-                                       ahead, for that takes longer)
+    m: the controller's motion clock;  step i lasts from m_0 + i dt to m_0 + (i + 1) dt
+    at rest, frame s:                  a = plan(s),  m_0 = the motion clock when the plan is ready
+    under way, frame at m in step i:   s' = f(s, what is left of a_i), … to step j;  a_{j…} = track(s'), same subgoal
     waypoints:                         the tool where the model expects it after each step
 
-So a plan never waits for the planner, and what is sent continues what is being executed.
+A step that is under way is not changed any more, so what is sent continues what is being executed, whatever camera and
+planner took. A frame that is far from what was expected stops the arm after the step: it looks and plans anew.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,7 +37,9 @@ class PilotConfig:
         step_s: seconds of one action of the model.
         tool_low_m, tool_high_m: box that waypoints are kept in.
         max_yaw_rad: waypoints' yaw is kept within plus and minus this.
-        grace_s: a plan may be followed so much longer than it lasts; then the controller stops the arm.
+        lead_s: a correction begins with the first step that is so far ahead of its frame.
+        rest_s: the arm has come to rest so long after the last step.
+        grace_s: a plan may be followed so much longer than it lasts; then the controller holds the arm.
         deadline_s: seconds that one search may take.
         surprise: how often its usual size the error of the prediction must be for the plan to be dropped at once.
     """
@@ -45,15 +48,15 @@ class PilotConfig:
     tool_low_m: tuple[float, float, float] = (0.30, -0.28, 0.015)
     tool_high_m: tuple[float, float, float] = (0.70, 0.28, 0.30)
     max_yaw_rad: float = 1.0
-    grace_s: float = 0.3
+    lead_s: float = 0.12
+    rest_s: float = 0.05
+    grace_s: float = 0.6
     deadline_s: float | None = 0.25
-    surprise: float = 8.0
+    surprise: float = 25.0
 
     def __post_init__(self) -> None:
-        if not (self.step_s > 0 and self.grace_s > 0 and self.surprise > 1 and self.max_yaw_rad > 0):
-            raise InvalidInputError(
-                f"step_s, grace_s and max_yaw_rad must be positive and surprise above 1, got {self}"
-            )
+        if min(self.step_s, self.lead_s, self.rest_s, self.grace_s, self.max_yaw_rad) <= 0 or self.surprise <= 1:
+            raise InvalidInputError(f"times and max_yaw_rad must be positive and surprise above 1, got {self}")
         if self.deadline_s is not None and not self.deadline_s > 0:
             raise InvalidInputError(f"deadline_s must be positive, got {self.deadline_s}")
 
@@ -101,64 +104,63 @@ class Pilot:
         """The arm stands, or was stopped: the next plan begins where it is."""
         self._plan: Plan | HierarchyPlan | None = None
         self._begin_s = 0.0  # motion clock at step 0
-        self._actions = torch.zeros(0)  # (N, A), of the steps
-        self._states = torch.zeros(0)  # (N + 1, D), what the model expects at the beginning of each, and at the end
-        self._plan_at = self._replan_at = self._end = 0  # steps: where `_plan` begins, is to be replaced, and ends
+        self._steps = 0  # to execute
+        self._at = 0  # step at which `_plan` begins: past 0 once tracked
+        self._actions = torch.zeros(0)  # (N, A), of each step
+        self._states = torch.zeros(0)  # (N + 1, D), what the model expects before each step, and at the end
 
     @torch.no_grad()
-    def plan(self, sight: Sight, now_s: float) -> TimedPlan | None:
+    def plan(self, sight: Sight, now_s: float, ready: Callable[[], float]) -> TimedPlan | None:
         """The plan to follow from now on; None if the one in force stands.
 
         Args:
-            sight: newer than the last one. now_s: monotonic clock, from which the plan's expiry is counted.
+            sight: newer than the last one.
+            now_s: monotonic clock, from which the plan's expiry is counted.
+            ready: the motion clock when the plan can be taken; called once it is made.
         Raises:
             PlanningFailed: no candidate had a finite cost.
         """
+        c = self.config
         state = self.agent.observe(sight.observation())[None]
-        elapsed = (sight.motion_s - self._begin_s) / self.config.step_s + 1e-6
-        step = math.floor(elapsed)
-        if self._plan is None or not 0 <= step < len(self._actions) - 1:
-            self.forget()
-            self._begin_s = sight.motion_s
-            return self._replace(sight, 0, state, now_s)
-        surprised = self._surprised(state, step, elapsed - step)
+        elapsed = (sight.motion_s - self._begin_s) / c.step_s + 1e-6
+        if self._plan is None or elapsed >= self._steps + c.rest_s / c.step_s:
+            self._plan, self._steps = self.agent.plan(state, self._plan, self._steps - self._at, c.deadline_s)
+            self._begin_s = ready()
+            self._expect(state, 0)
+            return self._timed(sight, 0, now_s)
+        step, start = math.floor(elapsed), math.ceil(elapsed + c.lead_s / c.step_s)
+        if not 0 <= step < self._steps - 1:
+            return None  # seen before the plan began, or its last step is under way
+        if self._surprised(state, step, elapsed - step):
+            self._steps = step + 1
+            return self._timed(sight, step, now_s)
+        if start >= self._steps or start < self._at or not isinstance(self._plan, HierarchyPlan):
+            return None
         left = _share(self._actions[step], step + 1 - elapsed)
-        ahead = self.agent.model.predictor.step(state, left[None])  # at the beginning of the next step
-        if surprised:
-            return self._replace(sight, step + 1, ahead, now_s)
-        return self._continue(sight, step + 1, ahead, now_s)
+        for action in (left, *self._actions[step + 1 : start]):
+            state = self.agent.model.predictor.step(state, action[None])
+        tracked = self.agent.track(state, self._plan, start - self._at, c.deadline_s)
+        if ready() > self._begin_s + start * c.step_s:
+            return None  # too late: that step is under way
+        self._plan = tracked
+        self._expect(state, start)
+        return self._timed(sight, start, now_s)
 
-    def _continue(self, sight: Sight, step: int, state: Tensor, now_s: float) -> TimedPlan | None:
-        """Go on from `step`, where the arm will be in `state` (1, D)."""
-        if not isinstance(self._plan, HierarchyPlan):
-            return self._replace(sight, step, state, now_s) if step >= self._replan_at else None
-        if step + 1 >= self._replan_at:  # a new plan takes longer, and begins a step later
-            state = self.agent.model.predictor.step(state, self._actions[step][None])
-            return self._replace(sight, step + 1, state, now_s)
-        if step < self._plan_at:
-            return None  # the plan was made for what comes first
-        self._plan = self.agent.track(state, self._plan, step - self._plan_at, self.config.deadline_s)
-        self._plan_at = step
-        return self._timed(sight, state, now_s)
-
-    def _replace(self, sight: Sight, step: int, state: Tensor, now_s: float) -> TimedPlan:
-        """A new plan from `step` on, where the arm will be in `state` (1, D)."""
-        executed = max(step - self._plan_at, 0)
-        self._plan, steps = self.agent.plan(state, self._plan, executed, self.config.deadline_s)
-        self._plan_at, self._replan_at = step, step + steps
-        self._end = step + self._plan.actions.shape[1]
-        return self._timed(sight, state, now_s)
-
-    def _timed(self, sight: Sight, state: Tensor, now_s: float) -> TimedPlan:
-        """Waypoints of `_plan`, begun in `state` (1, D): where the model expects the tool, what the gripper is told."""
+    def _expect(self, state: Tensor, step: int) -> None:
+        """`_plan` begins at `step`, in `state` (1, D)."""
         assert self._plan is not None
-        c, model, step = self.config, self.agent.model, self._plan_at
-        actions = self._plan.actions[0, : self._end - step]  # (N, A)
-        states = torch.cat([state, rollout(model.predictor, state, actions[None, None])[0, 0]])  # (N + 1, D)
+        self._at, actions = step, self._plan.actions[0]
+        states = torch.cat([state, rollout(self.agent.model.predictor, state, actions[None, None])[0, 0]])
         self._actions = torch.cat([self._actions[:step], actions]) if step else actions
         self._states = torch.cat([self._states[:step], states]) if step else states
+
+    def _timed(self, sight: Sight, step: int, now_s: float) -> TimedPlan:
+        """Waypoints from the beginning of `step` on: where the model expects the tool, what the gripper is told."""
+        c, model = self.config, self.agent.model
+        states = self._states[step : self._steps + 1]  # (N + 1, D)
         proprio = (model.split(states)[1] * model.proprio_std + model.proprio_mean).double().cpu().numpy()
-        opening = np.clip(0.5 - actions[:, -1].double().cpu().numpy(), 0, 1)  # as the environment reads it
+        grip = self._actions[step : self._steps, -1].double().cpu().numpy()
+        opening = np.clip(0.5 - grip, 0, 1)  # as the environment reads it
         times = self._begin_s + c.step_s * (step + np.arange(len(states), dtype=np.float64))
         self._sequence += 1
         return TimedPlan(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import mujoco
@@ -164,8 +165,10 @@ def rehearse(
                 sights = [(at, sight) for at, sight in sights if at > now]
                 if controller.phase is not Phase.RUNNING:
                     pilot.forget()
-                free_s = now + rng.uniform(*c.thinking_s)
-                if (plan := pilot.plan(seen, free_s)) is not None:
+                thinking_s = rng.uniform(*c.thinking_s)
+                free_s, moving = now + thinking_s, controller.phase is Phase.RUNNING
+                ready = controller.splice.motion_s + moving * thinking_s
+                if (plan := pilot.plan(seen, free_s, partial(float, ready))) is not None:
                     offers.append((free_s, plan))
             while offers and offers[0][0] <= now:
                 plans += not controller.offer(offers.pop(0)[1], now)
