@@ -182,6 +182,7 @@ class Drive:
                 self._view.name,
                 self.spec,
                 os.getpid(),
+                self.config.log,
             )
             self._planner = multiprocessing.get_context("spawn").Process(
                 target=navigate, args=(charge,), name="planner", daemon=True

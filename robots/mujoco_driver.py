@@ -117,7 +117,7 @@ class MujocoDriver:
         try:
             slots = self._connected()
             arming = max(int(slot[0]["arming"]) for slot in (slots.state.read(), slots.command.read()) if slot)
-            slots.cut.write(np.array((arming,), slots.cut.dtype))
+            slots.cut.write(np.array((arming, time.monotonic()), slots.cut.dtype))
             self._wait(lambda state: not state["armed"], "does not disarm")
         except Exception as error:  # whatever it is, the caller has to go on to the next device
             return tuple(f"{joint}: {error}" for joint in self.spec.joint_names)

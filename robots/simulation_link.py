@@ -4,7 +4,8 @@
     cut       whoever takes the torque off → armings up to which        frame  → an image and the arm at its capture
     control   the owner → faults, coordinates to place                  truth  → what only a simulation knows
 
-Arming n ends for good when `cut` holds n or more: a controller that awakes late cannot undo a stop.
+Arming n ends for good when `cut` holds n or more: a controller that awakes late cannot undo a stop. A setpoint that was
+sent before that is nobody's fault.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def command_dtype(joints: int) -> np.dtype:
     return np.dtype([*head, ("q_rad", "f8", (joints,)), ("gripper", "f8")])
 
 
-CUT = np.dtype([("arming", "i8")])
+CUT = np.dtype([("arming", "i8"), ("sent_s", "f8")])
 
 
 def control_dtype(nq: int) -> np.dtype:

@@ -53,7 +53,7 @@ class Loop:
         if (control := slots.control.read()) and control[1] != self._controls:
             self._controls = control[1]
             self._change(control[0])
-        cut = int(read[0]["arming"]) if (read := slots.cut.read()) else 0
+        cut, cut_s = read[0].item() if (read := slots.cut.read()) else (0, 0.0)
         if cut >= self._arming and world.powered:
             world.power(False)
         if now - self._heard_s > world.config.watchdog_s and not self._silent and world.powered:
@@ -70,7 +70,7 @@ class Loop:
                 world.power(True)
                 world.sequence = self._command
         elif arming != self._arming or not world.powered:
-            world.check.counts.unarmed += 1
+            world.check.counts.unarmed += bool(command["sent_s"] >= cut_s)
         elif command["stop"]:
             world.brake()
             world.sequence = self._command
@@ -90,6 +90,9 @@ class Loop:
         if faults.protective_stop and not self._fault:
             self._fault = "protective stop: clear it, then arm again"
             self.world.brake()
+        elif not faults.protective_stop and self._fault:
+            self._fault = ""
+            self.world.power(False)
         if not faults.flash:
             self._flash_s = math.nan
         self.world.break_down(faults)
