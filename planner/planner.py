@@ -151,6 +151,7 @@ DEFAULT = "more"  # the best of those that need no gradients, at a few thousand 
 # Methods that model the cost over all dimensions at once, and how many they can: beyond, they search a spline.
 MODELLED_DIMENSIONS = {"more": 40}
 MIN_KNOTS = 4
+MOST_DIMENSIONS = {"more": 300}  # beyond, a few thousand candidates say too little about a quadratic
 
 
 def make_planner(
@@ -188,8 +189,15 @@ def make_planner(
         raise InvalidInputError(
             f"planner {name!r} has no option {sorted(unknown)}; available: {sorted(own | space | shared)}"
         )
+    actions = ActionSpace(horizon, action_dim, **{k: v for k, v in config.items() if k in space})
+    dimensions, most = actions.knots * action_dim, MOST_DIMENSIONS.get(name)
+    if most is not None and dimensions > most:
+        raise InvalidInputError(
+            f"planner {name!r} models at most {most} dimensions, got {actions.knots} knots x {action_dim} = {dimensions}; "
+            "take fewer knots, or 'cem'"
+        )
     return Planner(
-        space=ActionSpace(horizon, action_dim, **{k: v for k, v in config.items() if k in space}),
+        space=actions,
         method=method(
             num_samples=num_samples,
             num_iterations=num_iterations,

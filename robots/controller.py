@@ -26,7 +26,7 @@ from latent_mpc.robots.vitals import Vitals
 from latent_mpc.types import InvalidInputError, LatentMPCError
 
 LIVE = (Phase.ARMED, Phase.RUNNING, Phase.HOLD)
-BUSY_S = {"connect": 20.0, "arm": 10.0, "stop": 2.0, "disarm": 2.0}  # how long a driver's call may take
+BUSY_S = {"connect": 20.0, "arm": 40.0, "stop": 2.0, "disarm": 4.0}  # how long a driver's call may take
 
 
 @dataclass(frozen=True)

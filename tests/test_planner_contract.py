@@ -5,7 +5,7 @@ import importlib.util
 import pytest
 import torch
 
-from latent_mpc.planner import DEFAULT, METHODS, ActionSpace, make_planner, search
+from latent_mpc.planner import DEFAULT, METHODS, ActionSpace, Scores, make_planner, search, shift
 from latent_mpc.types import InvalidInputError, PlanningFailed, UnknownNameError
 
 H, A = 6, 3
@@ -21,6 +21,7 @@ SPACES = [
     {"basis": "cubic", "num_knots": 4},
     {"basis": "constant", "num_knots": 3, "low": (-0.3, 0.1, -2.0), "high": (0.7, 0.2, 5.0)},
     {"sign_dims": (2,)},
+    {"basis": "linear", "num_knots": 3, "low": 0.1, "high": 0.2, "sign_dims": (0, 2)},
 ]
 
 
@@ -55,8 +56,24 @@ def test_plans_stay_in_the_box_and_report_their_own_cost(name, space):
     assert torch.equal(plan.cost, cost(plan.actions[:, None])[:, 0])
     best = torch.stack([cost(actions).amin(1) for actions in seen]).amin(0)
     assert torch.equal(plan.cost, best)
-    if "sign_dims" in space:
-        assert set(plan.actions[..., 2].unique().tolist()) <= {-1.0, 1.0}
+    for d in space.get("sign_dims", ()):
+        assert all(set(a[..., d].unique().tolist()) <= {float(low[d]), float(high[d])} for a in (plan.actions, *seen))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_sign_dimensions_of_given_sequences_go_to_the_nearer_bound(name):
+    given = torch.full((1, H, A), 0.3)
+    seen = []
+
+    def watched(actions):
+        seen.append(actions.detach())
+        return (actions - 0.3).abs().sum((-1, -2))
+
+    p = planner(name, sign_dims=(2,))
+    for options in ({"warm_start": given}, {"proposals": -given[:, None]}):
+        plan = p.plan(watched, generator=seeded(0), **options)
+        assert all(set(a[..., 2].unique().tolist()) <= {-1.0, 1.0} for a in (plan.actions, *seen))
+    assert (torch.cat(seen, 1) == torch.tensor([-0.3, -0.3, -1.0])).all(-1).all(-1).any()
 
 
 @pytest.mark.parametrize("space", SPACES)
@@ -65,9 +82,10 @@ def test_a_batch_is_bit_identical_to_single_problems_with_the_same_seeds(name, s
     seeds = (3, 1, 4, 15, 9)
     p = planner(name, **space)
     warm = 0.1 * torch.randn(5, H, A, generator=torch.Generator().manual_seed(0))
-    batch = p.plan(cost, generator=seeded(*seeds), warm_start=warm)
+    others = 0.3 * torch.randn(5, 2, H, A, generator=torch.Generator().manual_seed(1))
+    batch = p.plan(cost, generator=seeded(*seeds), warm_start=warm, proposals=others)
     for b, seed in enumerate(seeds):
-        single = p.plan(cost, generator=seeded(seed)[0], warm_start=warm[b : b + 1])
+        single = p.plan(cost, generator=seeded(seed)[0], warm_start=warm[b : b + 1], proposals=others[b : b + 1])
         assert torch.equal(single.actions[0], batch.actions[b])
         assert torch.equal(single.cost[0], batch.cost[b])
 
@@ -142,16 +160,123 @@ def test_an_unhurried_plan_uses_its_budget_and_is_not_cut_off(name):
     assert plan.evaluations == budget
 
 
+@pytest.mark.parametrize("space", SPACES[:3])
 @pytest.mark.parametrize("name", NAMES)
-def test_the_plan_is_never_worse_than_warm_start_or_proposals(name):
-    optimum = torch.tensor([0.3, -0.6, 1.0]).expand(2, H, A)
-    exact = cost(optimum[:, None])[:, 0]
+def test_given_sequences_are_scored_once_as_they_stand(name, space):
+    given = torch.rand(2, 4, H, A, generator=torch.Generator().manual_seed(0)) / 3 + 0.1
+    p = planner(name, **space)
+    given = p.space.check(given, "given")
+    for options in ({"warm_start": given[:, 0]}, {"proposals": given}, {"warm_start": given[:, 0], "proposals": given}):
+        seen = []
+
+        def watched(actions, seen=seen):
+            seen.append(actions.detach())
+            return cost(actions)
+
+        plan = p.plan(watched, generator=seeded(0, 1), **options)
+        every = torch.cat(seen, 1)
+        for n in range(1 if "proposals" not in options else 4):
+            same = (every == given[:, n, None]).all(-1).all(-1)
+            assert bool(same.any(1).all())
+        spent = {"gradient": 3, "polish": 3}.get(name, 1)
+        assert len(every[0]) <= plan.evaluations <= spent * len(every[0])
+
+
+@pytest.mark.parametrize("low, high", [(-1.0, 1.0), (-0.37, 1.91)])
+@pytest.mark.parametrize("name", NAMES)
+def test_the_plan_is_never_worse_than_warm_start_or_proposals(name, low, high):
+    optimum = torch.tensor([0.3, -0.21, high]).expand(2, H, A)
+
+    def steep(actions):
+        return (actions - optimum[:, None]).abs().sum((-1, -2)) * 1e4
+
     noise = torch.rand(2, 3, H, A, generator=torch.Generator().manual_seed(0))
     proposals = torch.cat([noise, optimum[:, None]], 1)
-    options = {"cma": {}, "gradient": {"num_samples": 8}}.get(name, {})
-    p = planner(name, **options)
-    assert bool((p.plan(cost, generator=seeded(0, 1), warm_start=optimum).cost <= exact).all())
-    assert bool((p.plan(cost, generator=seeded(0, 1), proposals=proposals).cost <= exact).all())
+    p = planner(name, low=low, high=high, **({"num_samples": 8} if name == "gradient" else {}))
+    assert bool((p.plan(steep, generator=seeded(0, 1), warm_start=optimum).cost == 0).all())
+    assert bool((p.plan(steep, generator=seeded(0, 1), proposals=proposals).cost == 0).all())
+
+
+@pytest.mark.parametrize("name", ["cem", "icem", "more", "mppi"])
+def test_shifted_elites_are_candidates_of_the_next_plan(name):
+    p = planner(name)
+    passed = shift(p.plan(cost, generator=seeded(0)).elites, 2)
+    seen = []
+
+    def watched(actions):
+        seen.append(actions)
+        return cost(actions)
+
+    p.plan(watched, generator=seeded(1), proposals=passed)
+    assert torch.equal(seen[0][:, -passed.shape[1] :], passed)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_least_violating_plan_comes_back_where_nothing_is_feasible(name):
+    def never(actions):
+        violation = 0.5 + (actions[..., 0] - 0.4).square().sum(-1)
+        return Scores(actions[..., 0].sum(-1) + actions[..., 1].square().sum(-1), violation)
+
+    p = planner(name, num_samples=60, num_iterations=10 if name != "gradient" else 100)
+    plan = p.plan(never, generator=seeded(0))
+    start = 0.5 + H * 0.4**2
+    assert not bool(plan.feasible)
+    assert 0.5 <= float(plan.margin) < (start if name == "random_shooting" else 0.5 + 0.35 * (start - 0.5))
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e12, 1e16, 1e30])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_feasible_sequence_wins_at_any_cost(name, scale):
+    only = torch.full((1, H, A), 0.9)
+
+    def almost_never(actions):
+        near = (actions - 0.9).abs().amax((-1, -2)) < 1e-6
+        margin = torch.where(near, -0.01, 0.5) + 0 * actions.sum((-1, -2))
+        return Scores(scale * (actions.square().sum((-1, -2)) + 1), margin)
+
+    for options in ({"warm_start": only}, {"proposals": only[:, None]}):
+        plan = planner(name).plan(almost_never, generator=seeded(0), **options)
+        assert bool(plan.feasible) and float(plan.margin) == pytest.approx(-0.01)
+
+
+@pytest.mark.parametrize("bad", [float("inf"), float("nan")])
+@pytest.mark.parametrize("name", NAMES)
+def test_margins_that_are_not_finite_are_the_largest_violation(name, bad):
+    def broken(actions):
+        return Scores(cost(actions), torch.where(actions[..., 0, 0] > 0.1, bad, actions[..., 0, 0] + 0.5))
+
+    plan = planner(name).plan(broken, generator=seeded(0))
+    assert bool(plan.margin.isfinite().all())
+    if name not in ("gradient",):  # which starts where its gradient is nowhere finite
+        everywhere = planner(name).plan(lambda a: Scores(cost(a), bad + 0 * a.sum((-1, -2))), generator=seeded(0))
+        assert not bool(everywhere.feasible) and float(everywhere.margin) == float("inf")
+
+
+def test_callbacks_see_feasibility_and_action_units():
+    space = {"basis": "linear", "num_knots": 3, "low": (-2.0, 0.0, 0.0), "high": (2.0, 1.0, 10.0)}
+    seen = []
+
+    def guarded(actions):
+        return Scores(cost(actions), actions[..., 0, 0] - 0.2)
+
+    wanted = (0.4, 0.1, 2.0)
+    p = planner("mppi", num_samples=2000, num_iterations=1, init_std=wanted, adapt_std=False, **space)
+    drawn = []
+    p.plan(lambda a: (drawn.append(a), guarded(a))[1], generator=seeded(0), callback=seen.append)
+    assert torch.equal(seen[0].feasible, drawn[0][..., 0, 0] <= 0.2)
+    assert 0.1 < seen[0].feasible.float().mean() < 0.9
+    # knots lie on steps 0, 2.5 and 5: the ends have the knots' own standard deviation, in action units
+    assert torch.allclose(seen[0].std[0, [0, -1]], torch.tensor(wanted).expand(2, A), rtol=1e-5)
+    assert torch.allclose(drawn[0][0, :, 0].std(0), torch.tensor(wanted), rtol=0.1)
+    weights = torch.tensor([0.6**2 + 0.4**2]).sqrt()  # of step 1, between two knots
+    assert torch.allclose(seen[0].std[0, 1], torch.tensor(wanted) * weights, rtol=1e-4)
+
+
+def test_a_linear_basis_is_straight_between_its_knots():
+    space = ActionSpace(9, 1, basis="linear", num_knots=3)
+    bent = space.decode(torch.tensor([-0.8, 0.8, 0.0]).view(1, 1, 3, 1)).flatten()
+    expected = torch.cat([torch.linspace(-0.8, 0.8, 5), torch.linspace(0.8, 0.0, 5)[1:]])
+    assert torch.allclose(bent, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -202,11 +327,12 @@ def test_unknown_names_and_options_list_what_exists():
         ("more", {"trust": -1.0}),
         ("polish", {"polish_starts": 30}),
         ("gradient", {"learning_rate": 0.0}),
+        ("more", {"horizon": 4, "action_dim": 200}),
     ],
 )
 def test_impossible_options_are_refused(name, options):
     with pytest.raises((InvalidInputError, UnknownNameError)):
-        planner(name, **options)
+        make_planner(name, **({"horizon": H, "action_dim": A} | SMALL | OPTIONS.get(name, {}) | options))
 
 
 @pytest.mark.parametrize(
@@ -228,13 +354,6 @@ def test_bad_arguments_are_refused(arguments):
 def test_a_cost_of_the_wrong_shape_is_named():
     with pytest.raises(InvalidInputError, match=r"must return shape \(B, S\) = \(1, 40\)"):
         planner("cem").plan(lambda actions: actions.sum(), generator=seeded(0))
-
-
-def test_scaling_and_shifting_the_cost_leaves_the_mppi_plan():
-    p = planner("mppi")
-    plain = p.plan(cost, generator=seeded(0))
-    scaled = p.plan(lambda a: 1024.0 * cost(a), generator=seeded(0))
-    assert torch.allclose(plain.actions, scaled.actions, atol=1e-5)
 
 
 @pytest.mark.parametrize("basis, knots", [("steps", None), ("constant", 3), ("linear", 4), ("cubic", 4)])

@@ -26,8 +26,12 @@ from latent_mpc.planner import (
 from latent_mpc.planner.guardrails import KeepOutBox, margin, workspace_constraints
 from latent_mpc.types import InvalidInputError, WorkspaceSpec
 
-SAMPLING = [n for n in sorted(METHODS) if n not in ("gradient", "polish")]
-SAMPLING = [n for n in SAMPLING if n != "cma" or importlib.util.find_spec("cma")]
+NAMES = [n for n in sorted(METHODS) if n != "cma" or importlib.util.find_spec("cma")]
+OPTIONS = {
+    "cma": {"num_samples": 20, "num_iterations": 30},
+    "gradient": {"num_samples": 5, "num_iterations": 100},
+    "polish": {"num_samples": 50, "polish_steps": 50},
+}
 
 
 class Point:
@@ -43,6 +47,7 @@ def position(states):
 
 START, GOAL = torch.tensor([[0.0, 0.0]]), torch.tensor([1.0, 0.0])
 BALL = KeepOut(position, (0.5, 0.02), 0.25)
+BALL_1D, WALL_1D = KeepOut(position, (0.5,), 0.2), Workspace(position, (0.0,), (1.0,))
 
 
 def energy(states):
@@ -53,10 +58,10 @@ def point_cost(constraints=(), **options):
     return RolloutCost(Point(), START, energy, constraints=constraints, **options)
 
 
-@pytest.mark.parametrize("name", SAMPLING)
-def test_every_sampling_method_respects_a_wall_and_plans_up_to_it(name):
+@pytest.mark.parametrize("name", NAMES)
+def test_every_method_respects_a_wall_and_plans_up_to_it(name):
     wall = Workspace(position, (-1.0, -1.0), (0.4, 1.0))
-    options = {"num_samples": 20, "num_iterations": 30} if name == "cma" else {"num_samples": 150}
+    options = OPTIONS.get(name, {"num_samples": 150})
     planner = make_planner(name, horizon=6, action_dim=2, **options)
     free = planner.plan(point_cost(), generator=torch.Generator().manual_seed(0))
     held = planner.plan(point_cost((wall,)), generator=torch.Generator().manual_seed(0))
@@ -128,10 +133,44 @@ def test_ranking_puts_feasible_first_then_the_smaller_violation():
     assert Scores(cost, margin).ranking().argsort(1).tolist() == [[2, 0, 4, 1, 3]]
 
 
-def test_a_tiny_violation_is_not_lost_beside_a_large_cost():
-    cost = torch.tensor([[1e6, 0.0, 0.0]])
-    margin = torch.tensor([[-1.0, 2e-6, 1e-6]])
-    assert Scores(cost, margin).ranking().argsort(1).tolist() == [[0, 2, 1]]
+@pytest.mark.parametrize("large", [1e6, 1e16, 1e30])
+def test_a_tiny_violation_is_not_lost_beside_a_large_cost(large):
+    cost = torch.tensor([[large, 0.0, 0.5, 0.0]])
+    margin = torch.tensor([[-1.0, 2e-12, 1e-12, 1e-30]])
+    assert Scores(cost, margin).ranking().argsort(1).tolist() == [[0, 3, 2, 1]]
+
+
+def test_ranking_settles_ties_by_cost_and_takes_a_nan_margin_for_the_largest_violation():
+    nan, inf = torch.nan, torch.inf
+    cost = torch.tensor([[3.0, 1.0, 2.0, 9.0, 8.0, 7.0, nan, -inf]])
+    violation = torch.tensor([[0.1, 0.1, 0.1, 0.05, nan, inf, -1.0, -1.0]])
+    score = Scores(cost, violation).ranking()
+    assert score.argsort(1, stable=True)[0, :6].tolist() == [3, 1, 2, 0, 5, 4]
+    assert score[0, 6:].tolist() == [inf, inf]
+    seen = Rollout(START, torch.full((1, 1, 2, 2), nan), torch.zeros(1, 1, 2, 2))
+    assert bool(margin((BALL,), seen).isnan())
+
+
+@pytest.mark.parametrize("ball", [((0.5, 0.1), 0.2), ((0.5, 0.02), 0.25)])
+def test_the_default_planner_finds_the_way_round_as_well_as_cem(ball):
+    found = {}
+    for name in ("more", "cem"):
+        planner = make_planner(name, horizon=12, action_dim=2)
+        plans = [
+            planner.plan(point_cost((KeepOut(position, *ball),)), generator=torch.Generator().manual_seed(s))
+            for s in range(3)
+        ]
+        assert all(bool(plan.feasible) for plan in plans)
+        found[name] = sum(float(plan.cost) for plan in plans) / 3
+    assert found["more"] < 1.5 * found["cem"] + 0.01  # straight on, at the edge of the ball, it is 0.2
+
+
+def test_from_inside_a_keep_out_ball_the_default_planner_goes_on_to_the_goal():
+    plan = make_planner(horizon=12, action_dim=2).plan(
+        point_cost((KeepOut(position, (0.05, 0.0), 0.1),)), generator=torch.Generator().manual_seed(0)
+    )
+    assert not bool(plan.feasible) and float(plan.margin) == pytest.approx(0.05, abs=1e-6)
+    assert float(plan.cost) < 0.05
 
 
 class Bent:
@@ -152,6 +191,37 @@ def test_penalties_keep_the_plan_in_the_support():
     assert reached() > 0.7
     assert reached(uncertainty=Disagreement([Point(), Bent()]), uncertainty_weight=100.0) < 0.45
     assert 0.2 < reached(uncertainty=SupportDistance(seen), uncertainty_weight=10.0) < 0.35
+
+
+def test_support_distance_far_from_the_origin_and_with_repeated_latents():
+    seen = 1000 + 0.01 * torch.rand(100, 2, generator=torch.Generator().manual_seed(0))
+    exact = (seen.double()[:, None] - seen.double()).norm(dim=-1).fill_diagonal_(torch.inf).amin(1).quantile(0.95)
+    assert SupportDistance(seen).scale == pytest.approx(float(exact), rel=1e-3)
+    assert SupportDistance(seen.repeat(3, 1)).scale == SupportDistance(seen).scale
+    for bad in (torch.zeros(50, 2), torch.full((5, 2), torch.nan), torch.zeros(1, 2)):
+        with pytest.raises(InvalidInputError):
+            SupportDistance(bad)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: KeepOut(position, (0.0, 0.0), math.nan),
+        lambda: KeepOut(position, (0.0, math.nan), 0.1),
+        lambda: SpeedLimit(position, math.nan, 0.1),
+        lambda: SpeedLimit(position, 1.0, math.nan),
+        lambda: Workspace(position, (math.nan, 0.0), (1.0, 1.0)),
+        lambda: Hazard(position, math.nan),
+        lambda: point_cost(action_penalty=math.nan),
+        lambda: point_cost(uncertainty_weight=math.nan),
+        lambda: BALL_1D(Rollout(START, torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 2, 2))),
+        lambda: WALL_1D(Rollout(START, torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 2, 2))),
+        lambda: Disagreement([Point(), Point()])(Rollout(START, torch.zeros(1, 1, 4, 2), torch.zeros(1, 1, 2, 2))),
+    ],
+)
+def test_constraints_that_would_hold_for_nothing_are_refused(make):
+    with pytest.raises(InvalidInputError):
+        make()
 
 
 def test_support_distance_is_zero_inside_and_grows_outside():

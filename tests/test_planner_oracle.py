@@ -63,27 +63,20 @@ def test_normalised_regret_at_3000_evaluations(name):
     assert sum(values) / 6 <= 0.02
 
 
-@pytest.mark.parametrize("name", ["cem", "icem", "more", "mppi"])
+@pytest.mark.parametrize("name", ["cem", "icem", "more", "mppi", "gradient", "polish"])
 def test_a_planner_that_ignores_its_cost_fails_the_same_test(name):
-    planner = make_planner(name, horizon=H, action_dim=A)
+    planner = make_planner(name, horizon=H, action_dim=A, **BUDGET.get(name, {}))
     blind = torch.Generator().manual_seed(7)
+
+    def noise(actions):  # with a gradient that is noise too
+        slope = torch.randn(actions.shape[1:], generator=blind)
+        return torch.rand(actions.shape[:2], generator=blind) + (slope * (actions - actions.detach())).sum((-1, -2))
+
     values = []
     for seed in range(3):
-        plan = planner.plan(
-            lambda a: torch.rand(a.shape[:2], generator=blind), generator=torch.Generator().manual_seed(seed)
-        )
+        plan = planner.plan(noise, generator=torch.Generator().manual_seed(seed))
         values.append(regret(Linear(seed), plan))
     assert sum(values) / 3 > 0.8
-
-
-def test_the_default_temperature_is_near_the_tuned_one():
-    taus = (0.03, 0.1, 0.3, 1.0, 3.0)
-    mean = {}
-    for tau in (None, *taus):
-        planner = make_planner("mppi", horizon=H, action_dim=A, **({} if tau is None else {"temperature": tau}))
-        plans = [planner.plan(Linear(s).cost, generator=torch.Generator().manual_seed(s)).cost for s in range(3)]
-        mean[tau] = float(torch.cat(plans).mean())
-    assert mean[None] <= 1.5 * min(mean[tau] for tau in taus)
 
 
 class Maze:

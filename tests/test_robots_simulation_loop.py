@@ -50,16 +50,18 @@ class Bench:
             if read and read[1] > len(self.frames):
                 self.frames.append((self.now, read[0]))
 
-    def command(self, q_rad: np.ndarray, arming: int = 1, stop: bool = False, motion_s: float = 0.0) -> None:
+    def command(
+        self, q_rad: np.ndarray, arming: int = 1, stop: bool = False, motion_s: float = 0.0, obeyed: bool = True
+    ) -> None:
         self.sequence += 1
         record = np.zeros((), self.slots.command.dtype)
         record["sequence"], record["arming"], record["stop"], record["motion_s"] = self.sequence, arming, stop, motion_s
-        record["q_rad"], record["gripper"] = q_rad, 1.0
+        record["q_rad"], record["gripper"], record["sent_s"] = q_rad, 1.0, self.now
         self.slots.command.write(record)
-        self.run(0.01)
+        self.run(0.01 if obeyed else 0.0)
 
     def cut(self, arming: int) -> None:
-        self.slots.cut.write(np.array((arming,), self.slots.cut.dtype))
+        self.slots.cut.write(np.array((arming, self.now), self.slots.cut.dtype))
 
     def inject(self, **faults: object) -> None:
         record = np.zeros((), self.slots.control.dtype)
@@ -169,6 +171,16 @@ def test_setpoints_count_under_their_arming_only_and_a_cut_is_for_good(bench) ->
     np.testing.assert_allclose(bench.world.q_rad, start, atol=0.01)
 
 
+def test_what_was_sent_before_the_cut_and_is_seen_after_it_is_no_violation(bench) -> None:
+    bench.command(bench.world.q_rad)
+    bench.command(bench.world.q_rad, obeyed=False)
+    bench.now += 0.001
+    bench.cut(1)
+    bench.run(0.01)
+    assert not bench.world.powered
+    assert bench.truth["unarmed"] == 0
+
+
 def test_a_cut_beforehand_forbids_its_arming(bench) -> None:
     bench.cut(3)
     bench.command(bench.world.q_rad, arming=3)
@@ -253,6 +265,7 @@ def test_a_protective_stop_holds_until_it_is_cleared_and_armed_again(bench) -> N
     bench.command(q, arming=2)
     assert not bench.state["armed"]
     bench.inject()
+    assert bench.state["fault"] == b"", "nobody could connect again otherwise"
     bench.command(q + 0.5, arming=1)
     assert not bench.state["armed"]
     np.testing.assert_allclose(bench.world.q_rad, q, atol=1e-3)
