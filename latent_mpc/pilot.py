@@ -6,7 +6,7 @@
     waypoints:                         the tool where the model expects it after each step
 
 A step that is under way is not changed any more, so what is sent continues what is being executed, whatever camera and
-planner took. A frame that is far from what was expected stops the arm after the step: it looks and plans anew.
+planner took. Only a frame that is far from what was expected halts the arm at once: it looks, and plans anew.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class PilotConfig:
         tool_low_m, tool_high_m: box that waypoints are kept in.
         max_yaw_rad: waypoints' yaw is kept within plus and minus this.
         lead_s: a correction begins with the first step that is so far ahead of its frame.
-        rest_s: the arm has come to rest so long after the last step.
+        halt_s: the way that is left to the arm to halt in. rest_s: it has come to rest so long after the last step.
         grace_s: a plan may be followed so much longer than it lasts; then the controller holds the arm.
         deadline_s: seconds that one search may take.
         surprise: how often its usual size the error of the prediction must be for the plan to be dropped at once.
@@ -49,13 +49,17 @@ class PilotConfig:
     tool_high_m: tuple[float, float, float] = (0.70, 0.28, 0.30)
     max_yaw_rad: float = 1.0
     lead_s: float = 0.12
+    halt_s: float = 0.05
     rest_s: float = 0.05
     grace_s: float = 0.6
     deadline_s: float | None = 0.25
     surprise: float = 25.0
 
     def __post_init__(self) -> None:
-        if min(self.step_s, self.lead_s, self.rest_s, self.grace_s, self.max_yaw_rad) <= 0 or self.surprise <= 1:
+        if (
+            min(self.step_s, self.lead_s, self.halt_s, self.rest_s, self.grace_s, self.max_yaw_rad) <= 0
+            or self.surprise <= 1
+        ):
             raise InvalidInputError(f"times and max_yaw_rad must be positive and surprise above 1, got {self}")
         if self.deadline_s is not None and not self.deadline_s > 0:
             raise InvalidInputError(f"deadline_s must be positive, got {self.deadline_s}")
@@ -103,6 +107,7 @@ class Pilot:
     def forget(self) -> None:
         """The arm stands, or was stopped: the next plan begins where it is."""
         self._plan: Plan | HierarchyPlan | None = None
+        self._rest_s = -math.inf  # motion clock when a halt will be over
         self._begin_s = 0.0  # motion clock at step 0
         self._steps = 0  # to execute
         self._at = 0  # step at which `_plan` begins: past 0 once tracked
@@ -122,6 +127,8 @@ class Pilot:
         """
         c = self.config
         state = self.agent.observe(sight.observation())[None]
+        if sight.motion_s < self._rest_s:
+            return None  # halting
         elapsed = (sight.motion_s - self._begin_s) / c.step_s + 1e-6
         if self._plan is None or elapsed >= self._steps + c.rest_s / c.step_s:
             self._plan, self._steps = self.agent.plan(state, self._plan, self._steps - self._at, c.deadline_s)
@@ -129,11 +136,10 @@ class Pilot:
             self._expect(state, 0)
             return self._timed(sight, 0, now_s)
         step, start = math.floor(elapsed), math.ceil(elapsed + c.lead_s / c.step_s)
-        if not 0 <= step < self._steps - 1:
-            return None  # seen before the plan began, or its last step is under way
+        if not 0 <= step < self._steps:
+            return None  # seen before the plan began, or while coming to rest
         if self._surprised(state, step, elapsed - step):
-            self._steps = step + 1
-            return self._timed(sight, step, now_s)
+            return self._halt(sight, now_s, ready())
         if start >= self._steps or start < self._at or not isinstance(self._plan, HierarchyPlan):
             return None
         left = _share(self._actions[step], step + 1 - elapsed)
@@ -156,12 +162,25 @@ class Pilot:
 
     def _timed(self, sight: Sight, step: int, now_s: float) -> TimedPlan:
         """Waypoints from the beginning of `step` on: where the model expects the tool, what the gripper is told."""
+        states, actions = self._states[step : self._steps + 1], self._actions[step : self._steps]
+        times = self._begin_s + self.config.step_s * (step + np.arange(len(states), dtype=np.float64))
+        return self._sent(sight, now_s, times, states, actions)
+
+    def _halt(self, sight: Sight, now_s: float, ready_s: float) -> TimedPlan:
+        """Waypoints a little along the plan, to rest at, from the motion clock `ready_s` on."""
+        c = self.config
+        steps = np.clip((np.array([ready_s, ready_s + c.halt_s]) - self._begin_s) / c.step_s, 0, self._steps - 1e-6)
+        states = torch.stack([torch.lerp(*self._states[int(s) : int(s) + 2], s % 1) for s in steps])
+        action = self._actions[int(steps[0])]
+        self.forget()
+        self._rest_s = ready_s + c.halt_s + c.rest_s
+        return self._sent(sight, now_s, np.array([ready_s, ready_s + c.halt_s]), states, action[None])
+
+    def _sent(self, sight: Sight, now_s: float, times: Array, states: Tensor, actions: Tensor) -> TimedPlan:
+        """A plan through the tool's places in `states` (N + 1, D), with the gripper of `actions` (N, A)."""
         c, model = self.config, self.agent.model
-        states = self._states[step : self._steps + 1]  # (N + 1, D)
         proprio = (model.split(states)[1] * model.proprio_std + model.proprio_mean).double().cpu().numpy()
-        grip = self._actions[step : self._steps, -1].double().cpu().numpy()
-        opening = np.clip(0.5 - grip, 0, 1)  # as the environment reads it
-        times = self._begin_s + c.step_s * (step + np.arange(len(states), dtype=np.float64))
+        opening = np.clip(0.5 - actions[:, -1].double().cpu().numpy(), 0, 1)  # as the environment reads it
         self._sequence += 1
         return TimedPlan(
             sequence=self._sequence,
