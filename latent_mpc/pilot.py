@@ -56,10 +56,8 @@ class PilotConfig:
     surprise: float = 25.0
 
     def __post_init__(self) -> None:
-        if (
-            min(self.step_s, self.lead_s, self.halt_s, self.rest_s, self.grace_s, self.max_yaw_rad) <= 0
-            or self.surprise <= 1
-        ):
+        times_s = (self.step_s, self.lead_s, self.halt_s, self.rest_s, self.grace_s)
+        if min(*times_s, self.max_yaw_rad) <= 0 or self.surprise <= 1:
             raise InvalidInputError(f"times and max_yaw_rad must be positive and surprise above 1, got {self}")
         if self.deadline_s is not None and not self.deadline_s > 0:
             raise InvalidInputError(f"deadline_s must be positive, got {self.deadline_s}")
@@ -170,7 +168,7 @@ class Pilot:
         """Waypoints a little along the plan, to rest at, from the motion clock `ready_s` on."""
         c = self.config
         steps = np.clip((np.array([ready_s, ready_s + c.halt_s]) - self._begin_s) / c.step_s, 0, self._steps - 1e-6)
-        states = torch.stack([torch.lerp(*self._states[int(s) : int(s) + 2], s % 1) for s in steps])
+        states = torch.stack([torch.lerp(*self._states[int(s) : int(s) + 2], float(s % 1)) for s in steps])
         action = self._actions[int(steps[0])]
         self.forget()
         self._rest_s = ready_s + c.halt_s + c.rest_s
