@@ -22,7 +22,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-bench = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Compare planners, measured.")
+bench = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Measure planners, and the driving of an arm.")
 app.add_typer(bench, name="bench")
 app.command()(drive)
 app.command()(replay)
@@ -278,6 +278,29 @@ def planners(
 
         settings = settle(PlannerBenchConfig, "bench", config, overrides, show_config)
         typer.echo(run_planner_bench(settings, out=out, seed=seed, device=resolve_device(device)))
+
+
+@bench.command("drive")
+def bench_drive(
+    overrides: Overrides = None,
+    config: ConfigFile = None,
+    seed: Seed = 0,
+    show_config: ShowConfig = False,
+) -> None:
+    """Measure the loop that drives an arm, in real time.
+
+    Success through all processes beside the plain environment, plans a second, and the reaction to a change of the
+    image. Leave the machine alone meanwhile.
+
+    \b
+    Example:
+        latent-mpc bench drive episodes=50 flashes=40
+    """
+    with reported(None):
+        from latent_mpc.bench_drive import DriveBenchConfig, run_drive_bench
+
+        settings = settle(DriveBenchConfig, "bench_drive", config, overrides, show_config)
+        typer.echo(run_drive_bench(settings, seed=seed))
 
 
 def main() -> None:
