@@ -76,7 +76,7 @@ def run_drive_bench(config: DriveBenchConfig, *, seed: int = 0) -> str:
     )
     if config.plain:
         lines.append(f"| plain environment | {_rate(_plain(config, seed), config.episodes)} | | | | |")
-    p50, p99, worst = float(np.median(late, 0)[0]), *np.max(late, 0)[1:].tolist()
+    p50, p99, worst = np.median([row[0] for row in late]), max(row[1] for row in late), max(row[2] for row in late)
     lines += ["", f"Ticks at 100 Hz late by {p50:.2f} ms (median), {p99:.1f} (99th percentile), {worst:.1f} (worst)."]
     if config.flashes:
         seen = reactions_s(config, seed)
