@@ -73,7 +73,9 @@ class MORE:
             index = search.elites(search.score(x), 2)
             points, scored = self._remember(points, x), self._remember(scored, search.last)
             seen = torch.cat([p.flatten(2) for p in points], 1).double().cpu().numpy()
-            cost, margin = (None if t is None else t.double().cpu().numpy() for t in Scores.cat(scored))
+            known = Scores.cat(scored)
+            cost = known.cost.double().cpu().numpy()
+            margin = None if known.margin is None else known.margin.double().cpu().numpy()
             for b, q in enumerate(models):
                 kept, target = (..., cost[b]) if margin is None else _smooth(cost[b], margin[b])
                 q.fit(seen[b][kept], target[kept], self.ridge)

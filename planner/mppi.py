@@ -58,12 +58,14 @@ class MPPI:
             knots = search.sample(mean, std, self.num_samples - last)
             score = search.score(knots)
             index = search.elites(score, count)
-            if search.feasible is not None:  # infeasible candidates weigh nothing where there is a feasible one
-                costs = torch.where(search.feasible, search.last.cost, torch.inf)
-                score = torch.where(search.feasible.any(1, keepdim=True), costs, score)
+            feasible = search.feasible
+            if feasible is not None:  # infeasible candidates weigh nothing where there is a feasible one
+                costs = torch.where(feasible, search.last.cost, torch.inf)
+                score = torch.where(feasible.any(1, keepdim=True), costs, score)
             best = score.gather(1, index)
-            low = best[:, :1]
-            high = torch.where(best.isfinite(), best, low).amax(1, keepdim=True)
+            low, high = best[:, :1], best[:, -1:]
+            if feasible is not None:
+                high = torch.where(best.isfinite(), best, low).amax(1, keepdim=True)
             scale = (temperature * (high - low)).clamp_min(torch.finfo(score.dtype).tiny)
             weight = torch.exp((low - score) / scale)
             weight = (weight / weight.sum(1, keepdim=True)).to(knots.dtype)[..., None, None]

@@ -193,7 +193,7 @@ def make_planner(
     dimensions, most = actions.knots * action_dim, MOST_DIMENSIONS.get(name)
     if most is not None and dimensions > most:
         raise InvalidInputError(
-            f"planner {name!r} models at most {most} dimensions, got {actions.knots} knots x {action_dim} = {dimensions}; "
+            f"planner {name!r} models at most {most} dimensions, got {actions.knots} knots x {action_dim}; "
             "take fewer knots, or 'cem'"
         )
     return Planner(

@@ -175,17 +175,20 @@ class Search:
         They keep their gradients; a NaN or infinite cost is +inf, and so is a NaN margin.
         """
         with self.cost_threads(actions):
-            scores = _checked(self.cost(actions), actions)
-        cost, margin = scores
+            found = self.cost(actions)
+        cost, margin = found if isinstance(found, Scores) else (found, None)
+        _check(cost, actions, "cost")
         cost = torch.nan_to_num(cost, nan=torch.inf, posinf=torch.inf, neginf=torch.inf)
-        scores = Scores(cost, None if margin is None else torch.where(margin.isnan(), torch.inf, margin))
+        if margin is not None:
+            _check(margin, actions, "margin")
+            margin = torch.where(margin.isnan(), torch.inf, margin)
         self.evaluations += actions.shape[1]
         self.actions = actions.detach()
-        self.last = Scores(*(None if t is None else t.detach() for t in scores))  # type: ignore[arg-type]
+        self.last = Scores(cost.detach(), None if margin is None else margin.detach())
         self._ranking = self.last.ranking()
         best = self._ranking.argmin(1, keepdim=True)
         self._winners.append((self.take(self.actions, best), self.last.take(best)))
-        return scores
+        return Scores(cost, margin)
 
     def cost_threads(self, actions: Tensor) -> AbstractContextManager[None]:
         """The threads for the cost of actions (B, S, H, A): one, or the caller's where there is much to do."""
@@ -291,19 +294,15 @@ def fit_gaussian(elites: Tensor) -> tuple[Tensor, Tensor]:
     return mean, variance.sqrt_()
 
 
-def _checked(found: object, actions: Tensor) -> Scores:
-    """What a cost returned for actions (B, S, H, A), as `Scores`."""
-    scores = found if isinstance(found, Scores) else Scores(found, None)  # type: ignore[arg-type]
-    for name, value in scores._asdict().items():
-        if name == "margin" and value is None:
-            continue
-        if not isinstance(value, Tensor) or value.shape != actions.shape[:2] or not value.is_floating_point():
-            got = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-            raise InvalidInputError(
-                f"the cost must return shape (B, S) = {tuple(actions.shape[:2])} for actions {tuple(actions.shape)}, a "
-                f"float tensor or Scores of them; its {name} is {got}"
-            )
-    return scores
+def _check(value: object, actions: Tensor, name: str) -> None:
+    """Raise InvalidInputError unless a cost returned floats (B, S) for actions (B, S, H, A)."""
+    if isinstance(value, Tensor) and value.shape == actions.shape[:2] and value.is_floating_point():
+        return
+    got = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+    raise InvalidInputError(
+        f"the cost must return shape (B, S) = {tuple(actions.shape[:2])} for actions {tuple(actions.shape)}, a float "
+        f"tensor or Scores of them; its {name} is {got}"
+    )
 
 
 def _cat(first: Tensor, second: Tensor | None) -> Tensor:

@@ -145,7 +145,7 @@ def test_ranking_settles_ties_by_cost_and_takes_a_nan_margin_for_the_largest_vio
     cost = torch.tensor([[3.0, 1.0, 2.0, 9.0, 8.0, 7.0, nan, -inf]])
     violation = torch.tensor([[0.1, 0.1, 0.1, 0.05, nan, inf, -1.0, -1.0]])
     score = Scores(cost, violation).ranking()
-    assert score.argsort(1, stable=True)[0, :6].tolist() == [3, 1, 2, 0, 5, 4]
+    assert score.argsort(dim=1, stable=True)[0, :6].tolist() == [3, 1, 2, 0, 5, 4]
     assert score[0, 6:].tolist() == [inf, inf]
     seen = Rollout(START, torch.full((1, 1, 2, 2), nan), torch.zeros(1, 1, 2, 2))
     assert bool(margin((BALL,), seen).isnan())

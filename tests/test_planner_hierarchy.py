@@ -1,9 +1,22 @@
 """The hierarchy on a point mass whose macro model is exact: subgoals lie on the way, and both levels reach the goal."""
 
+import importlib.util
+
 import pytest
 import torch
 
-from latent_mpc.planner import MACRO_BOX, CoarseLevel, Hierarchy, make_planner, search
+from latent_mpc.planner import (
+    MACRO_BOX,
+    METHODS,
+    CoarseLevel,
+    Hierarchy,
+    KeepOut,
+    PlanTrace,
+    Rollout,
+    make_planner,
+    search,
+    shift,
+)
 from latent_mpc.planner.rollout import rollout_macros
 from latent_mpc.types import InvalidInputError
 
@@ -149,3 +162,139 @@ def test_levels_that_do_not_fit_are_refused():
     fine = make_planner("cem", horizon=4, action_dim=2)
     with pytest.raises(InvalidInputError, match="chunk_length 3"):
         Hierarchy(hierarchy().coarse, fine, Point())
+
+
+class Recorder:
+    """A planner that keeps what it was given; `plan` as of `Planner`."""
+
+    def __init__(self, planner):
+        self.planner, self.given = planner, []
+
+    @property
+    def horizon(self):
+        return self.planner.horizon
+
+    @property
+    def action_dim(self):
+        return self.planner.action_dim
+
+    def plan(self, cost, **options):
+        self.given.append(options)
+        return self.planner.plan(cost, **options)
+
+
+def towards(states, subgoal):
+    return (states - subgoal).square().mean(-1)
+
+
+def test_every_level_starts_from_the_last_plan_and_the_fine_one_from_the_decoded_macro_action():
+    levels, goal, state = hierarchy(), energy_to(torch.tensor([[0.9, 0.3]])), torch.zeros(1, 2)
+    coarse, fine = Recorder(levels.coarse[0].planner), Recorder(levels.fine)
+    recorded = Hierarchy([CoarseLevel(coarse, MacroPoint())], fine, Point())
+    generator = torch.Generator().manual_seed(0)
+    first = recorded.plan(state, goal, towards, generator=generator)
+    second = recorded.plan(state, goal, towards, generator=generator, previous=first, executed=2)
+    assert coarse.given[0]["proposals"] is None and fine.given[0]["proposals"] is None
+    for plan, given in zip((first, second), fine.given, strict=True):
+        macro = plan.plans[0].actions[:, 0]
+        assert torch.equal(given["warm_start"], MacroPoint().decode(state, macro))
+    old = first.plans[0].actions
+    assert torch.equal(coarse.given[1]["proposals"], torch.stack([old, shift(old, 1)], 1))
+    assert torch.equal(fine.given[1]["proposals"], torch.stack([first.actions, shift(first.actions, 2)], 1))
+
+
+OPTIONS = {
+    "cma": {"num_samples": 20, "num_iterations": 20},
+    "gradient": {"num_samples": 1, "num_iterations": 60},
+    "polish": {"num_samples": 60, "num_iterations": 8, "polish_starts": 2, "polish_steps": 30},
+}
+
+
+@pytest.mark.parametrize("name", [n for n in sorted(METHODS) if n != "cma" or importlib.util.find_spec("cma")])
+def test_any_method_plans_at_every_level(name):
+    options = OPTIONS.get(name, {"num_samples": 100, "num_iterations": 10})
+    coarse = make_planner(name, horizon=4, action_dim=2, low=-MACRO_BOX, high=MACRO_BOX, init_std=1.0, **options)
+    levels = Hierarchy(
+        [CoarseLevel(coarse, MacroPoint(), reduction="sum")],
+        make_planner(name, horizon=3, action_dim=2, **options),
+        Point(),
+    )
+    goal, state, plan = torch.tensor([[0.6, -0.4]]), torch.zeros(1, 2), None
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(6):
+        plan = levels.plan(state, energy_to(goal), towards, generator=generator, previous=plan, executed=2)
+        for t in range(2):
+            state = Point().step(state, plan.actions[:, t])
+    assert (state - goal).norm() < (0.25 if name == "random_shooting" else 0.12)
+
+
+BALL = KeepOut(lambda states: states, (0.45, 0.02), 0.2)
+
+
+def test_guardrails_hold_on_both_levels():
+    free = hierarchy()
+    goal, zero = torch.tensor([[0.9, 0.0]]), torch.zeros(1, 2)
+    for constraints in ((), (BALL,)):
+        levels = Hierarchy(
+            [CoarseLevel(free.coarse[0].planner, MacroPoint(), constraints=constraints)],
+            free.fine,
+            Point(),
+            constraints=constraints,
+        )
+        state, plan, path = zero, None, [zero]
+        generator = torch.Generator().manual_seed(0)
+        for _ in range(14):
+            plan = levels.plan(state, energy_to(goal), towards, generator=generator, previous=plan, executed=1)
+            state = Point().step(state, plan.actions[:, 0])
+            path.append(state)
+        walked = torch.stack(path[1:], 1)[:, None]
+        depth = float(BALL(Rollout(zero, walked, walked)).max())
+        if constraints:
+            assert depth <= 1e-6 and (state - goal).norm() < 0.1
+            assert plan.feasible.all() and torch.equal(plan.margin, plan.plans[-1].margin)
+            assert float(plan.plans[0].margin) <= 0
+        else:
+            assert depth > 0.1 and float(plan.margin) == -torch.inf
+        assert torch.equal(plan.cost, plan.plans[-1].cost) and not plan.cut_off
+
+
+def test_uncertainty_counts_on_both_levels():
+    seen = []
+
+    def doubt(rollout):
+        seen.append((rollout.states.shape[2], rollout.actions.shape[2]))
+        return 100 * (rollout.states[..., 0] - 0.2).clamp_min(0)
+
+    free = hierarchy()
+    levels = Hierarchy(
+        [CoarseLevel(free.coarse[0].planner, MacroPoint(), uncertainty=doubt, uncertainty_weight=2.0)],
+        free.fine,
+        Point(),
+        uncertainty=doubt,
+    )
+    goal = energy_to(torch.tensor([[0.9, 0.0]]))
+    plan = levels.plan(torch.zeros(1, 2), goal, towards, generator=torch.Generator().manual_seed(0))
+    assert set(seen) == {(12, 4), (3, 3)}  # three states a macro-action
+    assert float(plan.subgoals[0][0, 0]) < 0.23 and float(0.1 * plan.actions[..., 0].sum()) < 0.23
+
+
+@pytest.mark.parametrize("wrong", [{"deadline_s": 0.0}, {"deadline_s": float("nan")}])
+def test_a_deadline_that_cannot_be_is_refused(wrong):
+    goal = energy_to(torch.zeros(1, 2))
+    with pytest.raises(InvalidInputError, match="deadline_s"):
+        hierarchy().plan(torch.zeros(1, 2), goal, towards, generator=torch.Generator(), **wrong)
+
+
+def test_a_trace_takes_a_plan_of_a_hierarchy():
+    trace = PlanTrace()
+    goal = energy_to(torch.tensor([[0.9, 0.3]]))
+    plan = hierarchy().plan(
+        torch.zeros(1, 2),
+        goal,
+        towards,
+        generator=torch.Generator().manual_seed(0),
+        callbacks=[None, trace.on_iteration],
+    )
+    trace.planned(0, plan, torch.zeros(1, 3))
+    trace.realised(1, torch.ones(1))
+    assert trace.replay().realised.tolist() == [[1.0]]

@@ -11,6 +11,7 @@ from latent_mpc.planner import (
     PlanTrace,
     RecedingHorizon,
     RolloutCost,
+    Scores,
     goal_energy,
     make_planner,
     nearest_goal_energy,
@@ -64,6 +65,8 @@ def test_goal_energy_weighs_image_and_proprioception_apart_and_a_set_takes_the_n
     assert float(goal_energy(state, goal, torch.tensor([1.0, 1.0, 0.0]))) == pytest.approx(5 / 3)
     goals = torch.stack([goal, torch.tensor([1.0, 2.0, 4.0])])[None]
     assert float(nearest_goal_energy(state, goals)) == pytest.approx(1 / 3)
+    weights = torch.tensor([3.0, 0.0, 6.0])  # (3 + 6)/3 to the first, 6/3 to the second
+    assert float(nearest_goal_energy(state, goals, weights)) == pytest.approx(2.0)
 
 
 def test_shift_drops_what_was_executed_and_repeats_the_last():
@@ -118,8 +121,9 @@ def test_goals_switch_when_reached_or_overdue_and_the_last_one_stays():
     assert float(tracker.update(at(1.1))) == 2.0
     assert [float(tracker.update(at(0.0))) for _ in range(4)] == [2.0, 2.0, 2.0, 3.0]
     assert float(tracker.update(at(3.0))) == 3.0
-    with pytest.raises(InvalidInputError):
-        GoalTracker(goals, threshold=0.0)
+    for threshold in (0.0, float("nan")):
+        with pytest.raises(InvalidInputError):
+            GoalTracker(goals, threshold=threshold)
 
 
 def test_a_warm_start_makes_the_next_plan_better_at_a_small_budget():
@@ -186,3 +190,52 @@ def test_capture_falls_back_with_one_warning_and_the_same_costs():
         warnings.simplefilter("error")
         assert torch.equal(captured(actions), first)
     assert torch.equal(first, actions.square().sum((-1, -2)))
+
+
+class FakeGraph:
+    """Stands in for a CUDA graph: replays by calling the cost again on the same memory."""
+
+    def __init__(self, cost, given, found):
+        self.cost, self.given, self.found, self.replays = cost, given, found, 0
+
+    def replay(self):
+        self.replays += 1
+        for old, new in zip(self.found, self.cost(self.given), strict=True):
+            old.copy_(new)
+
+
+def test_a_captured_cost_with_margins_returns_its_own_copies_and_lets_gradients_by(monkeypatch):
+    def cost(actions):
+        return Scores(actions.square().sum((-1, -2)), actions[..., 0, 0] - 0.2)
+
+    captured, graphs = CapturedCost(cost), []
+
+    def capture(actions):
+        given = actions.clone()
+        found = Scores(*(t.clone() for t in cost(given)))
+        graphs.append(FakeGraph(cost, given, found))
+        return graphs[-1], given, found
+
+    monkeypatch.setattr(captured, "_capture", capture)
+    one, two = torch.rand(1, 5, 2, 2), torch.rand(1, 5, 2, 2)
+    first = captured(one)
+    captured(two)
+    assert all(torch.equal(a, b) for a, b in zip(first, cost(one), strict=True))  # not overwritten by the second call
+    assert len(graphs) == 1 and graphs[0].replays == 2
+    options = {"horizon": 2, "action_dim": 2, "num_samples": 30, "polish_starts": 2, "polish_steps": 5}
+    plans = [
+        make_planner("polish", **options).plan(f, generator=torch.Generator().manual_seed(0)) for f in (cost, captured)
+    ]
+    assert torch.equal(plans[0].actions, plans[1].actions) and bool(plans[1].feasible)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_captured_cost_with_margins_plans_as_the_cost_itself():
+    goal = torch.full((2,), 0.3, device="cuda")
+
+    def cost(actions):
+        return Scores((actions - goal).square().sum((-1, -2)), actions[..., 0, 0] - 0.2)
+
+    planner = make_planner("cem", horizon=4, action_dim=2, device="cuda")
+    plans = [planner.plan(f, generator=torch.Generator().manual_seed(0)) for f in (cost, CapturedCost(cost))]
+    assert torch.equal(plans[0].actions, plans[1].actions) and bool(plans[1].feasible.all())
