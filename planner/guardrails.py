@@ -116,7 +116,7 @@ class KeepOutBox:
     high: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        if len(self.low) != len(self.high) or any(a >= b for a, b in zip(self.low, self.high, strict=True)):
+        if len(self.low) != len(self.high) or any(not a < b for a, b in zip(self.low, self.high, strict=True)):
             raise InvalidInputError(f"low must be below high, got {self.low} and {self.high}")
 
     def __call__(self, rollout: Rollout) -> Tensor:
