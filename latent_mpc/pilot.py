@@ -168,7 +168,9 @@ class Pilot:
         """Waypoints a little along the plan, to rest at, from the motion clock `ready_s` on."""
         c = self.config
         steps = np.clip((np.array([ready_s, ready_s + c.halt_s]) - self._begin_s) / c.step_s, 0, self._steps - 1e-6)
-        states = torch.stack([torch.lerp(*self._states[int(s) : int(s) + 2], float(s % 1)) for s in steps])
+        before = [min(int(s), len(self._states) - 2) for s in steps]
+        pairs = [(self._states[i], self._states[i + 1], float(s - i)) for i, s in zip(before, steps, strict=True)]
+        states = torch.stack([torch.lerp(a, b, share) for a, b, share in pairs])
         action = self._actions[int(steps[0])]
         self.forget()
         self._rest_s = ready_s + c.halt_s + c.rest_s

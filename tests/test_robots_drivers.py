@@ -20,7 +20,7 @@ def test_unknown_names_list_what_exists():
 
 
 def test_an_unknown_option_is_named():
-    with pytest.raises(InvalidInputError, match="driver 'feetech'.*baud"):
+    with pytest.raises(InvalidInputError, match=r"driver 'feetech'.*baud"):
         make_driver("feetech", baud=9600)
 
 
