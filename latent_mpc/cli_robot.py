@@ -69,21 +69,36 @@ def drive(
 
 
 def replay(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder that `drive --log` wrote.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Folder that `drive --log` wrote.")],
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for the pictures; by default RUN.")] = None,
+    lerobot: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Instead write the RUNs as one LeRobot dataset (v3.0) into a new folder."),
+    ] = None,
 ) -> None:
-    """Show what happened in a run.
+    """Show what happened in a run, or hand runs on to LeRobot.
 
-    Its phases and events as text, joints and timing as a picture, and the arm's motion as a video.
+    Its phases and events as text, joints and timing as a picture, and what the camera saw as a video. With --lerobot
+    a dataset of joints, what was sent and frames, an episode a run; joints in degrees, the gripper from 0 to 100.
 
     \b
     Example:
         latent-mpc drive --log runs/monday && latent-mpc replay runs/monday
+        latent-mpc replay runs/monday runs/tuesday --lerobot datasets/week
     """
-    with reported(out or run):
+    with reported(lerobot or out or runs[0]):
+        from latent_mpc.types import InvalidInputError
+
+        if lerobot is not None:
+            from latent_mpc.lerobot_dataset import export
+
+            typer.echo(export(runs, lerobot))
+            return
+        if len(runs) > 1:
+            raise InvalidInputError(f"one RUN at a time is shown, got {len(runs)}; several go with --lerobot")
         from latent_mpc.replay import replay as show
 
-        typer.echo(show(run, out or run))
+        typer.echo(show(runs[0], out or runs[0]))
 
 
 @goal.command()

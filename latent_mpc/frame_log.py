@@ -1,10 +1,10 @@
 """The frames that a planner saw, in the folder of its run, beside what robots/log.py keeps there.
 
     frames_goal.png  the goal image; the frames are of its size
-    frames.bin       records of `frame_dtype(H, W)`, one after another; a last one that was cut off is left out on reading
+    frames.bin       records of `frame_dtype(H, W)`, one after another; a last one that was cut off is left out
 
-A thread of its own writes, so that a slow disk never delays a plan. What is not written yet is bounded, past that frames
-are dropped and counted, and so is the file. A disk that refuses ends the log with one warning, not the planner.
+A thread of its own writes, so that a slow disk never delays a plan. What is not written yet is bounded, past that
+frames are dropped and counted, and so is the file. A disk that refuses ends the log with one warning, not the planner.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class FrameLog:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             file = open(folder / FRAMES_NAME, "xb", buffering=0)
-            iio.imwrite(folder / GOAL_NAME, goal)
+            iio.imwrite(folder / GOAL_NAME, goal, plugin="pillow")
         except OSError as error:
             self._end(error)
             return
@@ -133,7 +133,7 @@ def read_frames(folder: Path) -> Frames | None:
     if not path.exists() or not path.stat().st_size:
         return None
     try:
-        goal = np.asarray(iio.imread(folder / GOAL_NAME))
+        goal = np.asarray(iio.imread(folder / GOAL_NAME, plugin="pillow"))
     except (OSError, ValueError) as error:
         raise InvalidInputError(f"{folder / GOAL_NAME} tells the frames' size, and cannot be read: {error}") from error
     dtype = frame_dtype(*goal.shape[:2])

@@ -33,6 +33,7 @@ from latent_mpc.robots.slots import Slot
 from latent_mpc.types import LatentMPCError
 
 POLL_S = 0.002
+MOVED_RAD = 0.01  # of a joint between frames: a camera sees that
 REMEMBERED = 400  # statuses, to know the arm as of a frame
 STEPS = 32  # of a predicted energy, at most
 
@@ -90,10 +91,10 @@ def navigate(charge: Charge) -> None:
     agent.reset(charge.goal_image, seed=charge.seed)
     pilot, forward = Pilot(agent), Kinematics(charge.spec).pose
     port, view, camera = PlannerPort(charge.ports), View(charge), charge.make_camera()
-    check = FrameCheck(FrameLimits(charge.goal_image.shape[:2]))
+    check = FrameCheck(FrameLimits(charge.goal_image.shape[:2], reference=charge.goal_image))
     log = None if charge.log is None else FrameLog(charge.log, charge.goal_image)
     past: deque[Status] = deque(maxlen=REMEMBERED)
-    last = -1
+    last, seen_rad = -1, None
     camera.connect()
     try:
         while os.getppid() == charge.owner:
@@ -101,12 +102,17 @@ def navigate(charge: Charge) -> None:
             if (status := port.status()) is not None:
                 past.append(status)
             if frame is None or not past or frame.sequence == last:
+                if frame is not None and past and now_s - frame.captured_s > check.limits.max_age_s:
+                    view.show(frame, None, None, pilot.surprise, now_s, check.judge(frame, now_s, False) or "")
                 time.sleep(POLL_S)
                 continue
             last = frame.sequence
             status = past[-1]
             moving = status.phase is Phase.RUNNING
-            complaint, plan = check.judge(frame, now_s, moving) or "", None
+            q_rad = status.tick["q_rad"] if frame.q_rad is None else frame.q_rad
+            moved = seen_rad is not None and bool(np.abs(q_rad - seen_rad).max() > MOVED_RAD)
+            seen_rad = q_rad
+            complaint, plan = check.judge(frame, now_s, moved) or "", None
             if not complaint and status.phase in LIVE:
                 try:
                     sight = sighted(frame, past, forward, charge.spec)

@@ -1,6 +1,7 @@
 """Look at a run of an arm afterwards: `latent-mpc replay RUN`.
 
 ticks.bin, events.jsonl  →  what happened, as text;  joints, lateness and phases as a picture
+frames.bin               →  what the camera saw, as a video at real speed
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from latent_mpc.film import film_run
+from latent_mpc.frame_log import read_frames
 from latent_mpc.robots.channels import Phase
 from latent_mpc.robots.log import Run, read_run
 from latent_mpc.types import InvalidInputError
@@ -17,10 +20,11 @@ SHOWN_EVENTS = 40
 
 
 def replay(folder: Path, out: Path) -> str:
-    """Write `run.png` into `out` and return the run in words.
+    """Write `run.png`, and `replay.mp4` if frames were kept, into `out` and return the run in words.
 
     Raises:
-        InvalidInputError: there is no run in `folder`, or it ended before its first tick.
+        InvalidInputError: there is no run in `folder`, it ended before its first tick, or its frames are damaged.
+        OSError: the disk refused.
     """
     run = read_run(folder)
     if not len(run.ticks):
@@ -28,7 +32,9 @@ def replay(folder: Path, out: Path) -> str:
     out.mkdir(parents=True, exist_ok=True)
     picture = out / "run.png"
     _draw(run, picture)
-    return "\n".join([*_describe(run), f"Picture: {picture}"])
+    frames = read_frames(folder)
+    video = "none, no frames were kept" if frames is None else film_run(run, frames, out / "replay.mp4")
+    return "\n".join([*_describe(run), f"Picture: {picture}", f"Video: {video}"])
 
 
 def _describe(run: Run) -> list[str]:
