@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -37,7 +38,7 @@ from latent_mpc.types import InvalidInputError
 
 SEAM_TICKS = 32  # a range stays this far from the seam
 LARGEST_FILE = 65536  # bytes
-TRIES = 12  # of one register on a disturbed bus
+PATIENCE_S = 1.0  # with a servo that does not answer, while nothing moves
 MULTI_TURN = 16  # the bit of PHASE with which a servo counts beyond one turn
 
 
@@ -193,16 +194,16 @@ def read_eeprom(bus: FeetechBus, servo: Servo) -> dict[str, int]:
     Raises:
         DriverError: it does not answer, or is no STS3215.
     """
-    for _ in range(TRIES):
-        if bus.ping(servo.id) is not None:
-            reply = bus.read(servo.id, EEPROM, TRIES)
-            if reply is not None:
-                values = eeprom_values(reply.data)
-                if values["model"] != MODEL_STS3215:
-                    raise DriverError(
-                        f"{servo.name} (servo {servo.id}) is model {values['model']}, not an STS3215 ({MODEL_STS3215})"
-                    )
-                return values
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        reply = bus.read(servo.id, EEPROM) if bus.ping(servo.id) else None
+        if reply is not None:
+            values = eeprom_values(reply.data)
+            if values["model"] != MODEL_STS3215:
+                raise DriverError(
+                    f"{servo.name} (servo {servo.id}) is model {values['model']}, not an STS3215 ({MODEL_STS3215})"
+                )
+            return values
     raise DriverError(
         f"{servo.name} (servo {servo.id}) does not answer on {bus.port}; check the power supply, its cable, and its id"
     )

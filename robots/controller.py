@@ -45,6 +45,7 @@ class ControllerConfig:
         arm_tolerance_rad: of the measured pose from the setpoint while ARMED.
         range_tolerance_rad: by which a joint may lie outside its range when CALIBRATED; arming takes it inside at once.
         rest_rad_s: slower than that is at rest, for arming.
+        blocked_rad, blocked_after_s: at rest that far from where it was sent, for so long, a joint is blocked: STOPPED.
         max_distance_m: from the tool to where a new plan has it.
         max_lead_s, max_validity_s: how far ahead a plan may begin, and how long it may last.
     """
@@ -60,6 +61,8 @@ class ControllerConfig:
     arm_tolerance_rad: float = 0.1
     range_tolerance_rad: float = 0.02
     rest_rad_s: float = 0.1
+    blocked_rad: float = 0.1
+    blocked_after_s: float = 0.3
     max_distance_m: float = 0.1
     max_lead_s: float = 1.0
     max_validity_s: float = 2.0
@@ -119,6 +122,7 @@ class Controller:
         self.setpoint = self._wanted = self._sent = Setpoint(np.array(driver.spec.home_rad), 0.0)
         self._since_s = 0.0  # in this phase
         self._held = False  # by command
+        self._blocked_s = np.zeros(driver.spec.num_joints)  # how long each joint has not got on
         self._finished = True  # in STOPPED and FAULT: the device was told
         self._told_s = -np.inf
         self._tick = 0
@@ -278,6 +282,10 @@ class Controller:
                 self._since_s = now_s
             if now_s - self._since_s > self.config.stop_after_s:
                 self.stop(now_s, f"{now_s - self._since_s:.3f} s in HOLD: {self.reason}")
+        if self.phase in (Phase.RUNNING, Phase.HOLD):
+            self._watch_progress(now_s)
+        else:
+            self._blocked_s[:] = 0
 
     def _enter_calibrated(self, now_s: float) -> None:
         assert self.vitals.state is not None
@@ -298,6 +306,17 @@ class Controller:
         if off.max() > self.config.arm_tolerance_rad and self._retiming.at_rest:
             joint = self.driver.spec.joint_names[int(np.argmax(off))]
             self._fault(now_s, f"joint {joint} is {off.max():.3f} rad from where it was armed", brake=False)
+
+    def _watch_progress(self, now_s: float) -> None:
+        assert self.vitals.state is not None
+        config, state = self.config, self.vitals.state
+        off = np.abs(state.q_rad - self._sent.q_rad)
+        stuck = (off > config.blocked_rad) & (np.abs(state.qd_rad_s) < config.rest_rad_s)
+        self._blocked_s = np.where(stuck, self._blocked_s + self.dt_s, 0.0)
+        joint = int(np.argmax(self._blocked_s))
+        if self._blocked_s[joint] > config.blocked_after_s:
+            name = self.driver.spec.joint_names[joint]
+            self.stop(now_s, f"joint {name} rests {off[joint]:.3f} rad from where it was sent; look what blocks it")
 
     def _follow(self, now_s: float) -> bool:
         """One step along the plan; False if there is none, and then HOLD."""

@@ -32,6 +32,7 @@ from latent_mpc.robots.so101 import SO101_SERVOS, so101
 from latent_mpc.types import InvalidInputError
 
 READ_BUDGET_S = 0.02  # of one reading, with all its repetitions
+DEAD_AFTER_S = 0.2  # of silence: with the rest below, all others are limp within half a second
 CONNECT_S = 2.0  # until the first reading
 RELEASE_BUDGET_S, RELEASE_ROUNDS = 0.12, 2  # each servo is tried so often, and more while there is time
 TRIES = 10  # of a write that is read back
@@ -86,7 +87,7 @@ class FeetechDriver:
             calibration.check(bus, self.servos, self.spec.name, usb_serial(self._port))
             self._joints = [calibration.joints[s.name] for s in self.servos]
             self._limit()
-            self._reader = Reader(bus, self.servos)
+            self._reader = Reader(bus, self.servos, DEAD_AFTER_S)
             deadline = time.monotonic() + CONNECT_S
             while not self._update():
                 if time.monotonic() > deadline:

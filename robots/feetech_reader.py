@@ -3,7 +3,7 @@
 One SYNC_READ asks all servos; who did not answer soundly is asked again alone. A position is believed when it follows
 the last one believed, |p - p_last| <= 40 + 5000 (t - t_last) ticks, t - t_last taken as 0.05 s at most, or when it is
 read a second time. So what the check sum lets pass, 1 in 256 of the answers damaged in several bytes, cannot be wrong
-by more than that. A servo is dead when it was silent for 0.15 s and for 10 questions on end.
+by more than that. A servo is dead when it was silent for long enough and for 10 questions on end.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from latent_mpc.robots.feetech_bus import LOAD_BIT, SIGN_BIT, STATE, TICKS, Feet
 
 STATUS = {1: "voltage", 2: "encoder", 4: "temperature", 8: "current", 32: "overload"}
 SLACK_TICKS, TICKS_PER_S, FORESIGHT_S = 40, 5000, 0.05  # the servo turns at 3400 ticks a second without load
-DEAD_AFTER_S, DEAD_AFTER_MISSES = 0.15, 10
+DEAD_AFTER_MISSES = 10
 TRIES = 10
 
 
@@ -52,7 +52,8 @@ def decode(reply: Reply) -> Reading | None:
 class Reader:
     """Reads the servos of one bus, and remembers of each what it last believed and when it last heard it."""
 
-    def __init__(self, bus: FeetechBus, servos: Sequence[Servo]) -> None:
+    def __init__(self, bus: FeetechBus, servos: Sequence[Servo], dead_after_s: float) -> None:
+        self._dead_after_s = dead_after_s
         self._bus, self._servos = bus, {s.id: s for s in servos}
         self._trusted: dict[int, tuple[int, float]] = {}  # id: position, time
         self._doubted: dict[int, tuple[int, float]] = {}
@@ -86,7 +87,7 @@ class Reader:
         return [
             servo
             for i, servo in self._servos.items()
-            if now - self._heard[i] > DEAD_AFTER_S and self._misses[i] >= DEAD_AFTER_MISSES
+            if now - self._heard[i] > self._dead_after_s and self._misses[i] >= DEAD_AFTER_MISSES
         ]
 
     def _judge(self, servo: int, reply: Reply | None) -> Reading | None:

@@ -72,7 +72,7 @@ class FrameCheck:
             return "stalled: the camera gave no frame yet"
         if last is None or frame.sequence != last.sequence:
             same = last is not None and np.array_equal(frame.image, last.image)
-            self._same = self._same + 1 if same and moving else 0
+            self._same = self._same + moving if same else 0  # an arm at rest proves nothing either way
             self._last = frame
         if (age := now_s - frame.captured_s) > limits.max_age_s:
             return f"stalled: frame {frame.sequence} is {1e3 * age:.0f} ms old, more than {1e3 * limits.max_age_s:.0f}"

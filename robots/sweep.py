@@ -16,7 +16,6 @@ from collections.abc import Callable, Mapping, Sequence
 from latent_mpc.robots.calibration import (
     MULTI_TURN,
     SEAM_TICKS,
-    TRIES,
     Calibration,
     JointCalibration,
     Servo,
@@ -46,7 +45,9 @@ from latent_mpc.robots.feetech_bus import (
 from latent_mpc.robots.feetech_reader import Reader
 from latent_mpc.robots.robot import DriverError
 
+TRIES = 12  # of one register on a disturbed bus
 READ_BUDGET_S = 0.05  # of one reading of all servos
+DEAD_AFTER_S = 1.0  # of silence: nothing moves by itself here
 Ask = Callable[[str], bool]  # puts a question to the person; whether they agree
 Report = Callable[[dict[str, tuple[int, int, int]]], bool]  # {joint: (low, now, high)}; whether the person is done
 
@@ -64,7 +65,7 @@ def sweep(
     Raises:
         DriverError: a servo stopped answering, or a joint turned too fast to be followed.
     """
-    reader = Reader(bus, servos)
+    reader = Reader(bus, servos, DEAD_AFTER_S)
     now: dict[str, int] = {}
     reach: dict[str, tuple[int, int]] = {}
     while True:
