@@ -181,6 +181,7 @@ class Drive:
                 self.supervisor.ports,
                 self._view.name,
                 self.spec,
+                self.station.workspace,
                 os.getpid(),
                 self.config.log,
             )

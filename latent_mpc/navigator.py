@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from latent_mpc.agent import Trace, load_agent
+from latent_mpc.agent import AgentConfig, Trace, load_agent
 from latent_mpc.frame_log import FrameLog
 from latent_mpc.pilot import Pilot, Sight
 from latent_mpc.robots.camera import Camera, Frame
@@ -30,7 +30,8 @@ from latent_mpc.robots.frame_check import FrameCheck, FrameLimits
 from latent_mpc.robots.kinematics import Kinematics, ToolPose
 from latent_mpc.robots.robot import Array, RobotSpec, TimedPlan
 from latent_mpc.robots.slots import Slot
-from latent_mpc.types import LatentMPCError
+from latent_mpc.tool_guardrails import GuardrailConfig
+from latent_mpc.types import LatentMPCError, WorkspaceSpec
 
 POLL_S = 0.002
 MOVED_RAD = 0.01  # of a joint between frames: a camera sees that
@@ -68,8 +69,8 @@ class Charge:
     Attributes:
         weights: of the agent. goal_image: uint8 (size, size, 3). seed: of the sampling.
         make_camera: () -> camera, not connected.
-        ports: of the controller. view: name of the slot. spec: of the arm. owner: the process to end with.
-        log: folder that keeps the frames that were seen; None for none.
+        ports: of the controller. view: name of the slot. spec: of the arm. workspace: where plans keep the tool.
+        owner: the process to end with. log: folder of the run, to keep the frames in; None for none.
     """
 
     weights: str | Path
@@ -79,6 +80,7 @@ class Charge:
     ports: Ports
     view: str
     spec: RobotSpec
+    workspace: WorkspaceSpec
     owner: int
     log: Path | None = None
 
@@ -87,7 +89,8 @@ def navigate(charge: Charge) -> None:
     """Plan until the process is told to end, or its owner is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the owner's
     torch.set_num_threads(1)
-    agent = load_agent(charge.weights)
+    guardrails = GuardrailConfig.within(charge.workspace)
+    agent = load_agent(charge.weights, config=AgentConfig(guardrails=guardrails))
     agent.reset(charge.goal_image, seed=charge.seed)
     pilot, forward = Pilot(agent), Kinematics(charge.spec).pose
     port, view, camera = PlannerPort(charge.ports), View(charge), charge.make_camera()

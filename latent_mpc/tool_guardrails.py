@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from latent_mpc.types import InvalidInputError
+from latent_mpc.types import InvalidInputError, WorkspaceSpec
 from latent_mpc.world_model.model import WorldModel
 
 EMPTY_OPENING_M = 0.015  # fingers closer than this hold nothing
@@ -47,6 +47,19 @@ class GuardrailConfig:
             raise InvalidInputError(f"weight must be at least 0 and clearance_m positive, got {self}")
         if not all(a < b for a, b in zip(self.tool_low_m, self.tool_high_m, strict=True)):
             raise InvalidInputError(f"lower corner {self.tool_low_m} must lie below upper corner {self.tool_high_m}")
+
+    @classmethod
+    def within(cls, workspace: WorkspaceSpec) -> GuardrailConfig:
+        """The default, with its box cut down to a workspace's; the robot's safety gate reads the same description.
+
+        Raises:
+            InvalidInputError: nothing is left of the box.
+        """
+        low = (*workspace.low_m[:2], workspace.floor_m)
+        return cls(
+            tool_low_m=tuple(map(max, cls.tool_low_m, low)),  # type: ignore[arg-type]
+            tool_high_m=tuple(map(min, cls.tool_high_m, workspace.high_m)),  # type: ignore[arg-type]
+        )
 
 
 def tool_violation(model: WorldModel, config: GuardrailConfig, states: Tensor, start: Tensor | None) -> Tensor:

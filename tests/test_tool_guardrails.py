@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from latent_mpc.tool_guardrails import GuardrailConfig, tool_violation
+from latent_mpc.types import InvalidInputError, WorkspaceSpec
 from latent_mpc.world_model.encoder import EncoderConfig
 from latent_mpc.world_model.model import ModelConfig, WorldModel
 
@@ -59,3 +60,12 @@ def test_a_batch_is_its_rollouts_and_the_weight_scales(model):
     whole = tool_violation(model, GuardrailConfig(weight=2.0), rollouts, start)
     assert whole.shape == (3, 4, 5)
     torch.testing.assert_close(whole[1, 2], 2 * tool_violation(model, GuardrailConfig(), rollouts[1, 2], start))
+
+
+def test_the_box_is_cut_down_to_a_workspace_and_never_grows():
+    workspace = WorkspaceSpec(low_m=(0.40, -0.50, 0.0), high_m=(0.90, 0.10, 0.20), table_m=0.03)
+    config = GuardrailConfig.within(workspace)
+    assert config.tool_low_m == (0.40, GuardrailConfig.tool_low_m[1], 0.03)
+    assert config.tool_high_m == (GuardrailConfig.tool_high_m[0], 0.10, 0.20)
+    with pytest.raises(InvalidInputError):
+        GuardrailConfig.within(WorkspaceSpec(low_m=(2.0, 2.0, 2.0), high_m=(3.0, 3.0, 3.0)))
