@@ -12,6 +12,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -90,8 +91,13 @@ class FakeDriver:
     def write(self, setpoint: Setpoint) -> Setpoint:
         if not self.connected or not self.torque or self.deaf:
             raise DriverError("fake: not armed" if not self.torque else "fake: no answer")
-        if np.shape(setpoint.q_rad) != (self.spec.num_joints,) or not np.isfinite(setpoint.q_rad).all():
+        q_rad = np.asarray(setpoint.q_rad)
+        if q_rad.shape != (self.spec.num_joints,) or q_rad.dtype.kind != "f" or not np.isfinite(q_rad).all():
             raise InvalidInputError(f"fake: no setpoint: {setpoint}")
+        if not np.isfinite(setpoint.gripper):
+            raise InvalidInputError(f"fake: no setpoint: {setpoint}")
+        q_rad = np.clip(q_rad, self.spec.q_low_rad, self.spec.q_high_rad)
+        setpoint = replace(setpoint, q_rad=q_rad, gripper=float(np.clip(setpoint.gripper, 0, 1)))
         self._move()
         self.target = setpoint
         self.written.append((self.clock(), setpoint))

@@ -71,7 +71,8 @@ def test_repeated_pixels_count_only_in_new_frames_of_a_moving_arm(images) -> Non
     assert judge(21, 2, True) is None
     assert judge(22, 2, True).startswith("repeated: the same pixels 3 times")
     assert judge(22, 2, True).startswith("repeated")  # still, until another comes
-    assert judge(23, 3, True) is None
+    assert judge(23, 2, False).startswith("repeated")  # also when the arm was stopped for it
+    assert judge(24, 3, True) is None
 
 
 def test_limits_refuse_the_impossible(images) -> None:
