@@ -20,6 +20,7 @@ from latent_mpc.types import WorkspaceSpec
 VISIBLE_GROUPS = 3  # MuJoCo's own viewers, too, hide geoms of group 3 and up: those are for collisions
 EDGE, PATH, FORBIDDEN, TABLE = (130, 140, 155), (255, 120, 0), (220, 60, 50), (205, 196, 182)
 TABLE_MARGIN_M, TABLE_THICKNESS_M = 0.12, 0.02
+MOVED = 5e-4  # of a radian, or of the gripper's opening: less is not worth a picture
 BELOW_M = 10.0  # where an empty path is kept, out of sight
 
 
@@ -47,14 +48,18 @@ class ArmScene:
         for i in range(self._model.ngeom):
             self._add_geom(scene, i)
         _add_workspace(scene, workspace)
+        scene.configure_default_lights(cast_shadow=False)  # half the browser's work where there is no graphics card
         path = np.full((MAX_WAYPOINTS - 1, 2, 3), -BELOW_M, np.float32)
         self._path = scene.add_line_segments("/plan", path, PATH, thickness=4.0, thickness_units="screen")
+        self._shown = np.full(spec.num_joints + 1, np.inf)
         self.show_arm(np.array(spec.home_rad), 1.0)
 
     def show_arm(self, q_rad: Array, gripper: float) -> None:
         """Joints (J,), and the gripper's opening, 0 to 1; a reading that is not finite is not drawn."""
-        if not (np.isfinite(q_rad).all() and np.isfinite(gripper)):
+        wanted = np.append(q_rad, gripper)
+        if not np.isfinite(wanted).all() or np.abs(wanted - self._shown).max() < MOVED:
             return
+        self._shown = wanted
         self._data.qpos[self._joints] = q_rad
         low, high = self._finger_range.T
         self._data.qpos[self._fingers] = low + np.clip(gripper, 0.0, 1.0) * (high - low)
@@ -73,33 +78,50 @@ class ArmScene:
         m = self._model
         if m.geom_group[i] >= VISIBLE_GROUPS or (surface := _surface(m, i)) is None:
             return
-        color = tuple(int(255 * c) for c in m.geom_rgba[i, :3])
-        name = f"{self._bodies[m.geom_bodyid[i]].name}/{i}"
-        scene.add_mesh_simple(name, *surface, color=color, position=m.geom_pos[i], wxyz=m.geom_quat[i])
+        (vertices, faces), boxy = surface, m.geom_type[i] == mujoco.mjtGeom.mjGEOM_BOX
+        scene.add_mesh_simple(
+            f"{self._bodies[m.geom_bodyid[i]].name}/{i}",
+            vertices.astype(np.float32),
+            faces.astype(np.uint32),
+            color=tuple(int(255 * c) for c in m.geom_rgba[i, :3]),
+            flat_shading=boxy,
+            position=m.geom_pos[i],
+            wxyz=m.geom_quat[i],
+        )
 
 
-def _surface(model: mujoco.MjModel, i: int) -> tuple[NDArray[np.float32], NDArray[np.uint32]] | None:
+def _surface(model: mujoco.MjModel, i: int) -> tuple[Array, NDArray[np.integer]] | None:
     """Vertices (V, 3) and triangles (F, 3) of a geom in its own frame; None for a plane or a height field."""
-    from trimesh import creation  # comes with viser
-
-    size, kind = model.geom_size[i], mujoco.mjtGeom(int(model.geom_type[i]))
-    if kind is mujoco.mjtGeom.mjGEOM_MESH:
+    (a, b, c), kind = model.geom_size[i], model.geom_type[i]
+    bow = np.linspace(-np.pi / 2, np.pi / 2, 17)
+    r, z = np.cos(bow), np.sin(bow)  # the unit sphere's outline
+    if kind == mujoco.mjtGeom.mjGEOM_MESH:
         k = model.geom_dataid[i]
         vertices = model.mesh_vert[model.mesh_vertadr[k] :][: model.mesh_vertnum[k]]
-        faces = model.mesh_face[model.mesh_faceadr[k] :][: model.mesh_facenum[k]]
-        return vertices.astype(np.float32), faces.astype(np.uint32)
-    if kind is mujoco.mjtGeom.mjGEOM_BOX:
-        mesh = creation.box(2 * size)
-    elif kind is mujoco.mjtGeom.mjGEOM_CYLINDER:
-        mesh = creation.cylinder(size[0], 2 * size[1], sections=24)
-    elif kind is mujoco.mjtGeom.mjGEOM_CAPSULE:
-        mesh = creation.capsule(2 * size[1], size[0], count=[16, 16])
-    elif kind in (mujoco.mjtGeom.mjGEOM_SPHERE, mujoco.mjtGeom.mjGEOM_ELLIPSOID):
-        mesh = creation.icosphere(2)
-        mesh.vertices *= size if kind is mujoco.mjtGeom.mjGEOM_ELLIPSOID else size[0]
-    else:
-        return None
-    return mesh.vertices.astype(np.float32), mesh.faces.astype(np.uint32)
+        return vertices, model.mesh_face[model.mesh_faceadr[k] :][: model.mesh_facenum[k]]
+    if kind == mujoco.mjtGeom.mjGEOM_BOX:
+        vertices, faces = _revolved(np.array([0, 1, 1, 1, 1, 0]), np.array([-1, -1, -1, 1, 1, 1]), 4)
+        return vertices * (np.sqrt(2) * a, np.sqrt(2) * b, c), faces
+    if kind == mujoco.mjtGeom.mjGEOM_CYLINDER:
+        return _revolved(np.array([0, a, a, a, a, 0]), np.array([-b, -b, -b, b, b, b]))
+    if kind == mujoco.mjtGeom.mjGEOM_CAPSULE:
+        return _revolved(a * np.insert(r, 8, 1), np.insert(a * z, 8, 0) + np.repeat([-b, b], 9))
+    if kind == mujoco.mjtGeom.mjGEOM_SPHERE:
+        return _revolved(a * r, a * z)
+    if kind == mujoco.mjtGeom.mjGEOM_ELLIPSOID:
+        vertices, faces = _revolved(r, z)
+        return vertices * (a, b, c), faces
+    return None
+
+
+def _revolved(r: Array, z: Array, sections: int = 24) -> tuple[Array, NDArray[np.integer]]:
+    """The surface that the outline (r, z), from bottom to top, draws as it turns about z; a point twice is an edge."""
+    turn = np.pi / sections + 2 * np.pi * np.arange(sections) / sections
+    vertices = np.stack(np.broadcast_arrays(np.outer(r, np.cos(turn)), np.outer(r, np.sin(turn)), z[:, None]), axis=2)
+    ring, next_on = np.arange(sections), (np.arange(sections) + 1) % sections
+    quads = np.stack([ring, next_on, next_on + sections, ring + sections], axis=1)  # between two rings, anticlockwise
+    quads = (quads + sections * np.arange(len(r) - 1)[:, None, None]).reshape(-1, 4)
+    return vertices.reshape(-1, 3), np.concatenate([quads[:, [0, 1, 2]], quads[:, [0, 2, 3]]])
 
 
 def _add_workspace(scene: Any, workspace: WorkspaceSpec) -> None:
