@@ -1,7 +1,7 @@
 """The loop that drives an arm, measured in real time: `latent-mpc bench drive`.
 
 success     episodes of the task through all processes, beside the plain environment on the same seeds
-reaction    from the first frame that is inverted to the first setpoint of a plan that has seen one
+reaction    from the first frame that is brighter to the first setpoint of a plan that has seen one
 """
 
 from __future__ import annotations
@@ -69,6 +69,7 @@ def run_drive_bench(config: DriveBenchConfig, *, seed: int = 0) -> str:
             thoughts.append(report.think_ms)
             late.append(report.period_error_ms)
             violations += _violations(station)
+        tqdm.write(f"{driven} of {s + 1}")
     mean_ms, most_ms = statistics.fmean(mean for mean, _ in thoughts), max(most for _, most in thoughts)
     lines.append(
         f"| driven | {_rate(driven, config.episodes)} | {statistics.fmean(times):.1f} | {statistics.fmean(rates):.1f} "
@@ -113,7 +114,7 @@ def reactions_s(config: DriveBenchConfig, seed: int = 0) -> list[float]:
 
 
 class _Flashes:
-    """Inverts the image now and then, while the arm moves; keeps the first frame of each, and when it was taken."""
+    """Brightens the image now and then, while the arm moves; keeps the first frame of each, and when it was taken."""
 
     def __init__(self, station: Station, rng: np.random.Generator) -> None:
         assert station.simulation is not None
@@ -140,7 +141,7 @@ class _Flashes:
             self._note(before)
 
     def _note(self, before: float) -> None:
-        """Wait for the first inverted frame."""
+        """Wait for the first bright frame."""
         deadline_s = time.monotonic() + 0.5
         while time.monotonic() < deadline_s:
             truth, frame = self._simulation.truth(), self._camera.read()

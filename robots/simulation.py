@@ -31,7 +31,7 @@ class Truth:
     Attributes:
         qpos, qvel: the whole scene, (nq,) and (nv,), at `sent_s` on the monotonic clock, `time_s` of physics.
         late_s: the most that physics was ever behind the clock.
-        flash_s: capture time of the first inverted frame since the flash was switched on; NaN when it is off.
+        flash_s: capture time of the first bright frame since the flash was switched on; NaN when it is off.
         placing: how often coordinates were placed. silences: how often no setpoint came for `watchdog_s` while armed.
         violations: of the setpoints received so far.
     """

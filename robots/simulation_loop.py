@@ -14,6 +14,8 @@ import numpy as np
 from latent_mpc.robots.simulation_link import Slots
 from latent_mpc.robots.world import FRAME_FAULTS, Faults, World
 
+FLASH = 100  # levels by which a flash makes the image brighter
+
 
 class Loop:
     """The world between its slots, on a clock that is handed in: `tick` does whatever is due."""
@@ -152,7 +154,7 @@ class Loop:
         world, fault = self.world, self.world.faults.frame
         image = world.render()
         if world.faults.flash:
-            image = 255 - image
+            image = np.minimum(image, 255 - FLASH) + np.uint8(FLASH)
             self._flash_s = now if math.isnan(self._flash_s) else self._flash_s
         if fault == "black":
             image = np.zeros_like(image)

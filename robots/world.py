@@ -81,7 +81,7 @@ class Faults:
     Attributes:
         frozen: states are no longer sent, though the robot moves on. nan: states hold NaN.
         blocked: a joint that cannot turn, by name; "" for none. protective_stop: brakes, and obeys nothing.
-        frame: one of `FRAME_FAULTS`. flash: the image is inverted, from the next frame on.
+        frame: one of `FRAME_FAULTS`. flash: the image is brighter, from the next frame on.
     """
 
     frozen: bool = False

@@ -13,7 +13,7 @@ from latent_mpc.envs.rendering import make_renderer
 from latent_mpc.envs.scene import build_model
 from latent_mpc.robots.panda import panda
 from latent_mpc.robots.simulation_link import Link, Slots
-from latent_mpc.robots.simulation_loop import Loop
+from latent_mpc.robots.simulation_loop import FLASH, Loop
 from latent_mpc.robots.world import SceneCamera, SimulationConfig, World
 
 from .leaks import no_memory_left
@@ -299,8 +299,9 @@ def test_frame_faults(filmed) -> None:
     assert (newest() == sound).all()
     assert (newest(frame=4) == sound[..., ::-1]).all()
     assert newest(frame=5).shape == (32, 16, 3)
-    assert (newest(flash=True) == 255 - sound).all()
-    flashed = [frame["captured_s"] for _, frame in filmed.frames if (frame["image"] == 255 - sound).all()]
+    bright = np.minimum(sound.astype(int) + FLASH, 255)
+    assert (newest(flash=True) == bright).all()
+    flashed = [frame["captured_s"] for _, frame in filmed.frames if (frame["image"] == bright).all()]
     assert filmed.truth["flash_s"] == min(flashed)
     newest()
     assert np.isnan(filmed.truth["flash_s"])
