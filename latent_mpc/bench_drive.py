@@ -101,7 +101,7 @@ def reactions_s(config: DriveBenchConfig, seed: int = 0) -> list[float]:
                 settings = DriveConfig(weights=config.weights, seed=seed, seconds=config.seconds, log=log)
                 endless = replace(station, judge=None)
                 flashes = _Flashes(endless, rng)
-                with Drive(endless, settings) as drive:
+                with flashes, Drive(endless, settings) as drive:
                     drive.run(flashes.watch)
                 ticks = read_run(log).ticks
             running = ticks[ticks["phase"] == Phase.RUNNING]
@@ -123,6 +123,12 @@ class _Flashes:
         self._camera.connect()
         self._next_s, self._until_s = np.inf, 0.0
         self.seen: list[tuple[int, float]] = []
+
+    def __enter__(self) -> _Flashes:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._camera.close()
 
     def watch(self, status: Status, view: object) -> None:
         """For `Drive.run`."""
