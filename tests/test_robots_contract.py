@@ -103,7 +103,9 @@ def ur(_: Path) -> Iterator[Stand]:
 
 @contextmanager
 def franka(_: Path) -> Iterator[Stand]:
-    from . import test_robots_franka as stand_in  # skips where the vendor's packages are missing
+    for package in ("franky", "franky_sim"):
+        pytest.importorskip(package)
+    from . import test_robots_franka as stand_in
 
     sim, made = stand_in.Sim(), []
 
@@ -117,6 +119,8 @@ def franka(_: Path) -> Iterator[Stand]:
 
 @contextmanager
 def trossen(_: Path) -> Iterator[Stand]:
+    for package in ("trossen_arm", "trossen_arm_sim"):
+        pytest.importorskip(package)
     from . import test_robots_trossen as stand_in
 
     sim = stand_in.Sim()
@@ -126,6 +130,8 @@ def trossen(_: Path) -> Iterator[Stand]:
 
 @contextmanager
 def rosbridge(_: Path) -> Iterator[Stand]:
+    for package in ("roslibpy", "websockets"):
+        pytest.importorskip(package)
     from . import test_robots_rosbridge as stand_in
 
     arm = stand_in.Arm()
