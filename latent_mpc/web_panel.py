@@ -86,8 +86,8 @@ def numbers(status: Status, view: NDArray[np.void] | None, plans_a_second: float
         rows["age of the frame"] = f"{1e3 * float(view['age_s']):.0f} ms"
         rows["energy · surprise"] = f"{float(view['energy']):.3f} · {float(view['surprise']):.3f}"
     cells = "".join(
-        f'<tr><td style="color:{GREY};padding-right:1em">{name}</td>'
+        f'<tr><td style="color:{GREY};white-space:nowrap">{name}</td>'
         f'<td style="text-align:right;white-space:nowrap">{value}</td></tr>'
         for name, value in rows.items()
     )
-    return f'<div style="{MARGIN}"><table style="width:100%;font-variant-numeric:tabular-nums">{cells}</table></div>'
+    return f'<div style="{MARGIN}"><table style="width:100%;font-size:.85em;font-variant-numeric:tabular-nums">{cells}</table></div>'
