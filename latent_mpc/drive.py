@@ -268,11 +268,15 @@ class Drive:
 def drive_and_show(station: Station, config: DriveConfig, *, page: bool) -> str:
     """Drive with a line of status, and the live page if asked; returns what to tell the person."""
     with contextlib.ExitStack() as stack:
-        drive = stack.enter_context(Drive(station, config))
+        drive, live = Drive(station, config), None
         if page:
             from latent_mpc.web import Page
 
-            stack.enter_context(Page(drive))
+            live = Page(drive)  # loads for seconds, before anything runs
+        stack.enter_context(drive)
+        if live is not None:
+            stack.enter_context(live)
+            tqdm.write(f"live page: {live.url}")
         bar = stack.enter_context(tqdm(total=config.seconds, unit="s", bar_format="{desc}", desc="planner starts"))
         began_s = time.monotonic()
 

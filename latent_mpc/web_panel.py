@@ -90,4 +90,5 @@ def numbers(status: Status, view: NDArray[np.void] | None, plans_a_second: float
         f'<td style="text-align:right;white-space:nowrap">{value}</td></tr>'
         for name, value in rows.items()
     )
-    return f'<div style="{MARGIN}"><table style="width:100%;font-size:.85em;font-variant-numeric:tabular-nums">{cells}</table></div>'
+    style = "width:100%;font-size:.85em;font-variant-numeric:tabular-nums"
+    return f'<div style="{MARGIN}"><table style="{style}">{cells}</table></div>'
