@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -80,17 +82,22 @@ def _describe(driver: Driver, states: list[RobotState], seconds: float) -> list[
 
 
 def calibrate(port: str, out: Path, ask: Callable[[str], bool]) -> str:
-    """Lead a person through the calibration of an SO-101 and save it."""
+    """Lead a person through the calibration of an SO-101 and save it; Enter ends the sweep."""
+    done = threading.Event()
+
+    def wait() -> None:
+        sys.stdin.readline()
+        done.set()
+
+    waiting = threading.Thread(target=wait, daemon=True)
     with tqdm(bar_format="{desc}") as bar:
-        begun: list[float] = []
 
         def report(reach: dict[str, tuple[int, int, int]]) -> bool:
-            if not begun:
-                begun.append(time.monotonic())
-            bar.set_description_str(
-                "  ".join(f"{name} {low}..{now}..{high}" for name, (low, now, high) in reach.items())
-            )
-            return False
+            if waiting.ident is None:  # not before the sweep: `ask` reads the same terminal
+                waiting.start()
+            joints = "  ".join(f"{name} {low}..{now}..{high}" for name, (low, now, high) in reach.items())
+            bar.set_description_str(f"Enter when done: {joints}")
+            return done.is_set()
 
         bus = FeetechBus(port)
         try:
