@@ -1,4 +1,4 @@
-"""What the camera of a run saw, as a video at real speed; and frames to H.264 one at a time, however many.
+"""What the camera of a run saw, as a video at real speed.
 
 frame k at t_k = k / 25 s:   the image nearest to t_k | the goal image
                              phase, time, energy of the last plan; the phases of the whole run as a bar
@@ -6,14 +6,10 @@ frame k at t_k = k / 25 s:   the image nearest to t_k | the goal image
 
 from __future__ import annotations
 
-import subprocess
-import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-import imageio_ffmpeg
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as pil
@@ -21,11 +17,10 @@ from PIL import ImageDraw, ImageFont
 from tqdm import tqdm
 
 from latent_mpc.frame_log import Frames
-from latent_mpc.robots.camera import Image
 from latent_mpc.robots.channels import Phase
 from latent_mpc.robots.log import Run
 from latent_mpc.robots.robot import Array
-from latent_mpc.types import InvalidInputError
+from latent_mpc.video import Image, write_video
 
 FPS = 25
 SIDE, GAP, STRIP = 384, 8, 48  # pixels: of an image at least if it is enlarged, between two, and of what is below them
@@ -43,11 +38,11 @@ COLOURS = {
 
 
 def film_run(run: Run, frames: Frames, path: Path) -> Path:
-    """Write the video of a run that has ticks. Raises OSError as `stream_video`."""
+    """Write the video of a run that has ticks. Raises OSError as `write_video`."""
     captured_s = frames.records["captured_s"]
     at_s = np.arange(captured_s.min(), captured_s.max() + 1 / FPS, 1 / FPS)
     pictures = tqdm(_pictures(run, frames, at_s), path.name, len(at_s), unit="frame")
-    return stream_video(path, pictures, fps=FPS)
+    return write_video(path, pictures, fps=FPS)
 
 
 def nearest(times: Array, wanted: Array) -> NDArray[np.intp]:
@@ -55,51 +50,6 @@ def nearest(times: Array, wanted: Array) -> NDArray[np.intp]:
     order = np.argsort(times, kind="stable")
     rising = times[order]
     return order[np.searchsorted((rising[:-1] + rising[1:]) / 2, wanted)]
-
-
-def stream_video(path: Path, frames: Iterable[Image], *, fps: float, keyframes: int = 250) -> Path:
-    """Write an H.264 MP4 that browsers play, a frame at a time; the file appears only when it is whole.
-
-    Args:
-        path: ends in `.mp4`.
-        frames: uint8 (H, W, 3), all of one size; an odd side loses its last row or column, as H.264 needs.
-        fps: frames a second. keyframes: one every so many frames at least; fewer make for quicker random access.
-    Raises:
-        InvalidInputError: no frames, or frames of several sizes.
-        OSError: ffmpeg failed, on a full disk, say; nothing is left at `path` that was not there.
-    """
-    images = (f[: f.shape[0] // 2 * 2, : f.shape[1] // 2 * 2] for f in frames)
-    if (first := next(images, None)) is None:
-        raise InvalidInputError("a video needs frames, got none")
-    partial = path.with_name(f"{path.name}.partial")
-    height, width, _ = first.shape
-    source = f"-f rawvideo -pix_fmt rgb24 -s {width}x{height} -r {fps:.6f} -i -"
-    target = f"-c:v libx264 -preset veryfast -crf 18 -g {keyframes} -pix_fmt yuv420p -movflags +faststart -f mp4"
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", *source.split(), *target.split(), str(partial)]
-    with tempfile.TemporaryFile() as complaints:
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=complaints)
-        assert process.stdin is not None
-        try:
-            try:
-                process.stdin.write(first.tobytes())
-                for image in images:
-                    if image.shape != first.shape:
-                        raise InvalidInputError(f"a video needs frames of one size, got {first.shape}, {image.shape}")
-                    process.stdin.write(image.tobytes())
-                process.stdin.close()
-            except BrokenPipeError:
-                pass  # ffmpeg ended, and says why
-            if process.wait():
-                complaints.seek(0)
-                raise OSError(f"ffmpeg could not write {path}: {complaints.read().decode(errors='replace').strip()}")
-            partial.replace(path)
-        finally:
-            process.kill()
-            process.wait()
-            with suppress(BrokenPipeError):
-                process.stdin.close()
-            partial.unlink(missing_ok=True)
-    return path
 
 
 def _pictures(run: Run, frames: Frames, at_s: Array) -> Iterator[Image]:

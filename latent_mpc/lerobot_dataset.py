@@ -27,12 +27,13 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from latent_mpc.film import nearest, stream_video
+from latent_mpc.film import nearest
 from latent_mpc.frame_log import Frames, read_frames
 from latent_mpc.robots.camera import Image
 from latent_mpc.robots.log import Run, read_run
 from latent_mpc.robots.robot import Array
 from latent_mpc.types import InvalidInputError
+from latent_mpc.video import write_video
 
 EXTRA = "lerobot"
 STATE, ACTION, CAMERA = "observation.state", "action", "observation.images.front"
@@ -161,7 +162,7 @@ def _write(root: Path, episodes: Sequence[Episode], fps: int, run: Run) -> None:
     video = root / "videos" / CAMERA / f"{FIRST}.mp4"
     histograms = np.zeros((len(episodes), 3, 256), np.int64)
     bar = tqdm(_images(episodes, histograms), CAMERA, int(ends[-1]), unit="frame")
-    stream_video(video, bar, fps=fps, keyframes=KEYFRAMES)
+    write_video(video, bar, fps=fps, keyframes=KEYFRAMES)
 
     frame_index = np.concatenate([np.arange(length) for length in lengths])
     columns: dict[str, NDArray[Any]] = {

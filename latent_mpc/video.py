@@ -1,9 +1,11 @@
-"""Frames to an H.264 file, and pictures to a grid."""
+"""Frames to an H.264 file, one at a time, and pictures to a grid."""
 
 from __future__ import annotations
 
 import subprocess
+import tempfile
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import imageio_ffmpeg
@@ -15,47 +17,49 @@ from latent_mpc.types import InvalidInputError
 Image = NDArray[np.uint8]
 
 
-def write_video(path: Path | str, frames: Iterable[Image], *, fps: float) -> Path:
-    """Write an H.264 MP4 that browsers play; the file appears only when it is whole.
+def write_video(path: Path | str, frames: Iterable[Image], *, fps: float, keyframes: int = 250) -> Path:
+    """Write an H.264 MP4 that browsers play, a frame at a time; the file appears only when it is whole.
 
     Args:
         path: ends in `.mp4`.
         frames: uint8 (H, W, 3), all of one size; an odd side loses its last row or column, as H.264 needs.
-        fps: frames a second.
+        fps: frames a second. keyframes: one every so many frames at least; fewer make for quicker random access.
     Raises:
         InvalidInputError: no frames, or frames of several sizes.
         OSError: ffmpeg failed, on a full disk, say; nothing is left at `path` that was not there.
     """
     path = Path(path)
-    film = [np.ascontiguousarray(f[: f.shape[0] // 2 * 2, : f.shape[1] // 2 * 2]) for f in frames]
-    sizes = {f.shape for f in film}
-    if len(sizes) != 1:
-        raise InvalidInputError(f"a video needs frames of one size, got {sorted(sizes) or 'no frames'}")
-    height, width, _ = sizes.pop()
+    images = (f[: f.shape[0] // 2 * 2, : f.shape[1] // 2 * 2] for f in frames)
+    if (first := next(images, None)) is None:
+        raise InvalidInputError("a video needs frames, got no frames")
     partial = path.with_name(f"{path.name}.partial")
-    source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", f"{fps:.6f}", "-i", "-"]
-    target = [
-        "-c:v",
-        "libx264",
-        "-preset",
-        "veryfast",
-        "-crf",
-        "18",
-        "-pix_fmt",
-        "yuv420p",
-        "-movflags",
-        "+faststart",
-        "-f",
-        "mp4",
-    ]
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", *source, *target, str(partial)]
-    try:
-        done = subprocess.run(command, input=b"".join(f.tobytes() for f in film), capture_output=True)
-        if done.returncode:
-            raise OSError(f"ffmpeg could not write {path}: {done.stderr.decode(errors='replace').strip()}")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    height, width, _ = first.shape
+    source = f"-f rawvideo -pix_fmt rgb24 -s {width}x{height} -r {fps:.6f} -i -"
+    target = f"-c:v libx264 -preset veryfast -crf 18 -g {keyframes} -pix_fmt yuv420p -movflags +faststart -f mp4"
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", *source.split(), *target.split(), str(partial)]
+    with tempfile.TemporaryFile() as complaints:
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=complaints)
+        assert process.stdin is not None
+        try:
+            try:
+                process.stdin.write(first.tobytes())
+                for image in images:
+                    if image.shape != first.shape:
+                        raise InvalidInputError(f"a video needs frames of one size, got {first.shape}, {image.shape}")
+                    process.stdin.write(image.tobytes())
+                process.stdin.close()
+            except BrokenPipeError:
+                pass  # ffmpeg ended, and says why
+            if process.wait():
+                complaints.seek(0)
+                raise OSError(f"ffmpeg could not write {path}: {complaints.read().decode(errors='replace').strip()}")
+            partial.replace(path)
+        finally:
+            process.kill()
+            process.wait()
+            with suppress(BrokenPipeError):
+                process.stdin.close()
+            partial.unlink(missing_ok=True)
     return path
 
 

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Iterator
 from pathlib import Path
 
 import imageio_ffmpeg
 import numpy as np
-import pytest
 
-from latent_mpc.film import FPS, SIDE, film_run, nearest, stream_video
+from latent_mpc.film import FPS, SIDE, film_run, nearest
 from latent_mpc.frame_log import read_frames
 from latent_mpc.robots.camera import Image
 from latent_mpc.robots.log import read_run
-from latent_mpc.types import InvalidInputError
 
 from .synthetic_run import FRAME_S, GOAL_LEVEL, level, write_run
 
@@ -23,10 +19,6 @@ def decoded(path: Path) -> list[Image]:
     reader = imageio_ffmpeg.read_frames(str(path))
     width, height = next(reader)["size"]
     return [np.frombuffer(data, np.uint8).reshape(height, width, 3) for data in reader]
-
-
-def grey(value: int, height: int = 16, width: int = 16) -> Image:
-    return np.full((height, width, 3), value, np.uint8)
 
 
 def test_a_runs_video_is_of_its_frames_and_goal_at_real_speed(tmp_path: Path) -> None:
@@ -66,37 +58,3 @@ def test_nearest_is_nearest_in_whatever_order() -> None:
     found = nearest(times, wanted)
     assert found.tolist() == np.abs(times[None] - wanted[:, None]).argmin(1).tolist()
     assert nearest(times[:1], wanted).tolist() == [0] * 500
-
-
-@pytest.mark.parametrize("keyframes", [2, 250])
-def test_every_frame_is_written_and_few_are_in_memory_at_a_time(tmp_path: Path, keyframes: int) -> None:
-    seen: list[weakref.ref[Image]] = []
-    most = 0
-
-    def frames() -> Iterator[Image]:
-        nonlocal most
-        for k in range(60):
-            image = grey(4 * k, 17, 19)
-            seen.append(weakref.ref(image))
-            most = max(most, sum(ref() is not None for ref in seen))
-            yield image
-
-    film = decoded(stream_video(tmp_path / "a.mp4", frames(), fps=7, keyframes=keyframes))
-    assert len(film) == 60 and most <= 4
-    assert film[0].shape == (16, 18, 3)
-    assert max(abs(picture.mean() - 4 * k) for k, picture in enumerate(film)) < 3
-    assert imageio_ffmpeg.count_frames_and_secs(str(tmp_path / "a.mp4"))[1] == pytest.approx(60 / 7, abs=0.02)
-
-
-def test_a_video_that_cannot_be_written_leaves_what_was_there(tmp_path: Path) -> None:
-    path = tmp_path / "a.mp4"
-    path.write_bytes(b"kept")
-    with pytest.raises(InvalidInputError, match="needs frames, got none"):
-        stream_video(path, [], fps=5)
-    with pytest.raises(InvalidInputError, match="of one size"):
-        stream_video(path, [grey(0), grey(0, 32)], fps=5)
-    with pytest.raises(OSError, match="ffmpeg could not write"):
-        stream_video(path, [grey(0)] * 3, fps=0)
-    with pytest.raises(OSError, match="ffmpeg could not write"):
-        stream_video(tmp_path / "missing" / "a.mp4", (grey(0, 512, 512) for _ in range(50)), fps=5)
-    assert [file.name for file in tmp_path.iterdir()] == ["a.mp4"] and path.read_bytes() == b"kept"

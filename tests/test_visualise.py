@@ -6,7 +6,6 @@ import pytest
 from PIL import Image
 
 from latent_mpc.types import InvalidInputError
-from latent_mpc.video import tile, write_video
 from latent_mpc.visualise import HOLD_S, EpisodeRecord, filmstrip, plan_strip, save_episode, video_frames
 
 RED, GREEN, BLUE = ([200, 20, 20], [20, 200, 20], [20, 20, 200])
@@ -136,34 +135,6 @@ def test_save_episode_writes_a_video_that_decodes_at_the_rate_of_the_world(tmp_p
 def test_records_that_do_not_fit_together_are_refused(changes, message):
     with pytest.raises(InvalidInputError, match=message):
         make_record(**changes)
-
-
-def test_videos_need_frames_of_one_size(tmp_path):
-    with pytest.raises(InvalidInputError, match="no frames"):
-        write_video(tmp_path / "a.mp4", [], fps=5)
-    with pytest.raises(InvalidInputError, match="one size"):
-        write_video(tmp_path / "a.mp4", [plain(RED, 8), plain(RED, 16)], fps=5)
-
-
-def test_odd_sides_are_cut_to_even_ones(tmp_path):
-    path = write_video(tmp_path / "a.mp4", [np.full((65, 67, 3), 90, np.uint8)] * 3, fps=5)
-    assert next(imageio_ffmpeg.read_frames(str(path)))["size"] == (66, 64)
-
-
-def test_a_video_that_cannot_be_written_keeps_the_old_one(tmp_path):
-    path = tmp_path / "a.mp4"
-    path.write_bytes(b"old")
-    (tmp_path / "a.mp4.partial").mkdir()  # ffmpeg cannot open this
-    with pytest.raises(OSError, match=r"a\.mp4"):
-        write_video(path, [plain(RED)] * 2, fps=5)
-    assert path.read_bytes() == b"old"
-
-
-def test_tile_fills_rows_from_the_left():
-    images = [np.full((2, 3, 3), v, np.uint8) for v in (1, 2, 3)]
-    expected = np.full((5, 7), 9)
-    expected[:2, :3], expected[:2, 4:], expected[3:, :3] = 1, 2, 3
-    np.testing.assert_array_equal(tile(images, 2, gap=1, background=9)[..., 0], expected)
 
 
 def test_plan_strips_of_any_length_are_of_one_size():
