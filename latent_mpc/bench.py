@@ -13,8 +13,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import statistics
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,7 +27,6 @@ from latent_mpc.bench_methods import Contender, default_contenders
 from latent_mpc.bench_peers import installed_peers
 from latent_mpc.bench_problems import PROBLEMS
 from latent_mpc.bench_report import Run, machine, markdown, plot, success_markdown, summarise, summarise_successes
-from latent_mpc.planner import make_planner
 from latent_mpc.types import InvalidInputError, UnknownNameError
 
 
@@ -191,18 +188,6 @@ def _report(runs: Sequence[Run], config: PlannerBenchConfig, folder: Path) -> st
     if plots:
         tables.append(f"Plots: {', '.join(map(str, plots))}")
     return "\n".join(tables)
-
-
-def measure_overhead(name: str, *, batch: int = 1, repeats: int = 30, **options: Any) -> float:
-    """Median milliseconds of planning 10 iterations × 300 samples × H 10 × A 7 with a cost that costs nothing."""
-    planner = make_planner(name, horizon=10, action_dim=7, num_samples=300, num_iterations=10, **options)
-    generators = [torch.Generator().manual_seed(b) for b in range(batch)]
-    times = []
-    for _ in range(repeats + 3):
-        started = time.perf_counter()
-        planner.plan(lambda actions: actions[:, :, 0, 0], generator=generators)
-        times.append(time.perf_counter() - started)
-    return 1e3 * statistics.median(times[3:])
 
 
 def _check_names(kind: str, available: list[str], names: tuple[str, ...]) -> None:

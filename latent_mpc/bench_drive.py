@@ -1,6 +1,8 @@
 """The loop that drives an arm, measured in real time: `latent-mpc bench drive`.
 
-success     episodes of the task through all processes, beside the plain environment on the same seeds
+driven      episodes of the task through all processes, in real time
+rehearsed   the same loop in simulated time: the same on any machine
+plain       the environment alone, on the same seeds
 reaction    from the first frame that is brighter to the first setpoint of a plan that has seen one
 """
 
@@ -18,8 +20,11 @@ from tqdm import tqdm
 
 from latent_mpc.agent import load_agent
 from latent_mpc.drive import Drive, DriveConfig, Station, simulated_station
+from latent_mpc.envs.tabletop import TabletopEnv
 from latent_mpc.evaluation import wilson_interval
 from latent_mpc.loop import run_episode
+from latent_mpc.pilot import PilotConfig
+from latent_mpc.rehearsal import Outcome, RehearsalConfig, rehearse
 from latent_mpc.robots.channels import Phase, Status
 from latent_mpc.robots.log import read_run
 from latent_mpc.robots.world import Faults
@@ -37,7 +42,7 @@ class DriveBenchConfig:
     Attributes:
         task: of the simulated arm. episodes: of each row; 50 for a table to publish.
         seconds: of a driven episode at most.
-        plain: also run the plain environment on the same seeds.
+        rehearsed, plain: also run these rows, on the same seeds.
         flashes: how many reactions to time; 0 for none.
         weights: of the agent.
     """
@@ -45,6 +50,7 @@ class DriveBenchConfig:
     task: str = "PickPlace"
     episodes: int = 50
     seconds: float = 30.0
+    rehearsed: bool = True
     plain: bool = True
     flashes: int = 40
     weights: str = "panda-tabletop"
@@ -75,6 +81,13 @@ def run_drive_bench(config: DriveBenchConfig, *, seed: int = 0) -> str:
         f"| driven | {_rate(driven, config.episodes)} | {statistics.fmean(times):.1f} | {statistics.fmean(rates):.1f} "
         f"| {mean_ms:.0f}, {most_ms:.0f} | {violations} |"
     )
+    if config.rehearsed:
+        outcomes = _rehearsed(config, seed)
+        plans, seconds = sum(o.plans for o in outcomes), sum(o.seconds for o in outcomes)
+        lines.append(
+            f"| rehearsed in simulated time | {_rate(sum(o.success for o in outcomes), config.episodes)} "
+            f"| {seconds / config.episodes:.1f} | {plans / seconds:.1f} | | {sum(o.violations for o in outcomes)} |"
+        )
     if config.plain:
         lines.append(f"| plain environment | {_rate(_plain(config, seed), config.episodes)} | | | | |")
     p50, p99, worst = np.median([row[0] for row in late]), max(row[1] for row in late), max(row[2] for row in late)
@@ -167,6 +180,14 @@ def _violations(station: Station) -> int:
     """Setpoints that no sound controller sends, as the simulated arm counted them."""
     assert station.simulation is not None
     return sum(vars(station.simulation.truth().violations).values())
+
+
+def _rehearsed(config: DriveBenchConfig, seed: int) -> list[Outcome]:
+    """Episodes in simulated time."""
+    agent, env = load_agent(config.weights), TabletopEnv(config.task)
+    pilot, rehearsal = PilotConfig(deadline_s=None), RehearsalConfig(seconds=config.seconds)
+    seeds = tqdm(range(config.episodes), desc="rehearsed", unit="episode")
+    return [rehearse(agent, env, seed=FIRST_SEED + seed + s, config=rehearsal, pilot_config=pilot) for s in seeds]
 
 
 def _plain(config: DriveBenchConfig, seed: int) -> int:

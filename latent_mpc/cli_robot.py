@@ -26,6 +26,10 @@ Set = Annotated[
         "--set", metavar="KEY=VALUE", help="Option of the driver, such as host=192.168.1.10; may be repeated."
     ),
 ]
+Workspace = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE.yaml", help="Where a real arm's tool may go: low_m, high_m, table_m, keep-outs."),
+]
 SO101_FILE = Path("calibration/so101.yaml")
 
 
@@ -37,6 +41,7 @@ def drive(
     port: Port = None,
     camera: CameraSource = None,
     calibration: Calibration = SO101_FILE,
+    workspace: Workspace = None,
     options: Set = None,
     task: Annotated[
         str, typer.Option(metavar="TASK", help="Scene of the simulated arm: PickPlace, Reach.")
@@ -56,13 +61,14 @@ def drive(
     \b
     Example:
         latent-mpc drive --seed 3
-        latent-mpc drive --robot so101 --port /dev/ttyACM0 --camera 0 --goal goal.png --weights runs/model --dry-run
+        latent-mpc drive --robot so101 --port /dev/ttyACM0 --camera 0 --goal goal.png --workspace workspace.yaml \
+            --weights runs/model --dry-run
     """
     with reported(log):
         from latent_mpc.drive import DriveConfig, drive_and_show
         from latent_mpc.stations import RobotChoice, open_station
 
-        choice = RobotChoice(robot, port, camera, calibration, tuple(options or ()))
+        choice = RobotChoice(robot, port, camera, calibration, workspace, tuple(options or ()))
         with open_station(choice, weights, goal, task, seed) as station:
             settings = DriveConfig(weights=weights, seed=seed, seconds=seconds, dry_run=dry_run, log=log)
             typer.echo(drive_and_show(station, settings, page=page))
@@ -146,7 +152,7 @@ def check(
         from latent_mpc.stations import RobotChoice
 
         ask = typer.confirm if move else None
-        typer.echo(run(RobotChoice(robot, port, None, calibration, tuple(options or ())), seconds, ask))
+        typer.echo(run(RobotChoice(robot, port, None, calibration, options=tuple(options or ())), seconds, ask))
 
 
 @robot.command()

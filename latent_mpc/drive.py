@@ -17,31 +17,26 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import mujoco
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from latent_mpc.envs import arm
-from latent_mpc.envs.rendering import make_renderer
 from latent_mpc.envs.tabletop import TabletopEnv
 from latent_mpc.navigator import Charge, navigate, view_dtype
-from latent_mpc.rehearsal import SERVO_LAG_S, TABLETOP
 from latent_mpc.robots.camera import Camera, SimulatedCamera
 from latent_mpc.robots.channels import Phase, Status
 from latent_mpc.robots.controller import ControllerConfig
 from latent_mpc.robots.mujoco_driver import MujocoDriver
-from latent_mpc.robots.panda import panda
 from latent_mpc.robots.parts import standard_parts
 from latent_mpc.robots.robot import Driver, DriverError, RobotSpec
 from latent_mpc.robots.simulation import Simulation
 from latent_mpc.robots.slots import Slot
 from latent_mpc.robots.supervisor import Supervisor
-from latent_mpc.robots.world import SceneCamera, SimulationConfig
+from latent_mpc.simulated_panda import SERVO_LAG_S, TABLETOP, simulation_config
 from latent_mpc.types import InvalidInputError, WorkspaceSpec
 
 READY_S = 90.0  # for the planner's process to load torch and the model on a busy machine
@@ -62,7 +57,7 @@ class Station:
     make: Callable[[], Driver]
     make_camera: Callable[[], Camera]
     goal_image: NDArray[np.uint8]
-    workspace: WorkspaceSpec = TABLETOP
+    workspace: WorkspaceSpec
     lag_s: float = 0.0
     judge: Callable[[], bool] | None = None
     simulation: Simulation | None = None
@@ -74,19 +69,16 @@ class DriveConfig:
 
     Attributes:
         weights: of the agent. seed: of its sampling.
-        seconds: until the arm is stopped, at most. settle_s: it goes on for so long after success.
+        seconds: until the arm is stopped, at most.
         dry_run: plan and show, but never arm: nothing is sent.
         log: folder for the log of the run; None for none.
-        controller: bounds of time and place.
     """
 
     weights: str = "panda-tabletop"
     seed: int = 0
     seconds: float = 60.0
-    settle_s: float = 0.0
     dry_run: bool = False
     log: Path | None = None
-    controller: ControllerConfig = field(default_factory=ControllerConfig)
 
     def __post_init__(self) -> None:
         if not self.seconds > 0:
@@ -123,13 +115,8 @@ def simulated_station(task: str, seed: int, goal_image: NDArray[np.uint8] | None
     observation, _ = env.reset(seed=seed)
     with contextlib.ExitStack() as stack:
         stack.callback(env.close)
-        scene = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "scene.mjb"
-        mujoco.mj_saveModel(env.model, str(scene), None)
-        c = env.config
-        camera = SceneCamera(make_renderer, c.camera, c.image_size, c.supersample, seed=seed)
-        simulation = stack.enter_context(
-            Simulation(SimulationConfig(scene, panda(arm.PANDA_XML), tuple(env.data.qpos), camera))
-        )
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        simulation = stack.enter_context(Simulation(simulation_config(env, folder, seed)))
 
         def judge() -> bool:
             truth = simulation.truth()
@@ -139,6 +126,7 @@ def simulated_station(task: str, seed: int, goal_image: NDArray[np.uint8] | None
             partial(MujocoDriver, simulation.link),
             partial(SimulatedCamera, simulation.link),
             observation["goal_image"] if goal_image is None else goal_image,
+            TABLETOP,
             lag_s=SERVO_LAG_S,
             judge=judge if goal_image is None else None,
             simulation=simulation,
@@ -154,11 +142,10 @@ class Drive:
 
     def __init__(self, station: Station, config: DriveConfig | None = None) -> None:
         self.station, self.config = station, config or DriveConfig()
-        controller = self.config.controller
         self.supervisor = Supervisor(
             station.make,
             partial(standard_parts, workspace=station.workspace),
-            ControllerConfig(**{**vars(controller), "latency_s": station.lag_s or controller.latency_s}),
+            ControllerConfig(latency_s=station.lag_s),
             self.config.log,
         )
         self._stack = contextlib.ExitStack()
@@ -230,9 +217,9 @@ class Drive:
         self.wait_ready()
         if not self.config.dry_run:
             self.supervisor.arm(timeout_s=20.0)
-        began_s, judged_s, success_s = time.monotonic(), 0.0, np.inf
+        began_s, judged_s, success = time.monotonic(), 0.0, False
         thoughts: dict[int, float] = {}
-        while (now_s := time.monotonic()) - began_s < self.config.seconds and now_s < success_s + self.config.settle_s:
+        while (now_s := time.monotonic()) - began_s < self.config.seconds and not success:
             status, view = self.supervisor.status(), self.view()
             if watch is not None:
                 watch(status, view)
@@ -240,21 +227,20 @@ class Drive:
                 break
             if view is not None and view["plan"]:
                 thoughts[int(view["plan"])] = 1e3 * float(view["think_s"])
-            if self.station.judge is not None and now_s - judged_s >= 0.2 and success_s == np.inf:
-                judged_s = now_s
-                success_s = now_s if self.station.judge() else np.inf
+            if self.station.judge is not None and now_s - judged_s >= 0.2:
+                judged_s, success = now_s, self.station.judge()
             time.sleep(WATCH_S)
         status, view = self.supervisor.status(), self.view()
         think = list(thoughts.values()) or [0.0]
-        worst = tuple(1e3 * s for s in status.period_error_s)
+        p50, p99, worst = status.period_error_s
         return Report(
-            success=None if self.station.judge is None else success_s < np.inf,
+            success=None if self.station.judge is None else success,
             seconds=time.monotonic() - began_s,
             plans=0 if view is None else int(view["plans"]),
             think_ms=(float(np.mean(think)), max(think)),
             phase=status.phase.name,
             reason=status.reason,
-            period_error_ms=(worst[0], worst[1], worst[2]),
+            period_error_ms=(1e3 * p50, 1e3 * p99, 1e3 * worst),
         )
 
     def _end_planner(self) -> None:

@@ -35,7 +35,6 @@ class PilotConfig:
 
     Attributes:
         step_s: seconds of one action of the model.
-        tool_low_m, tool_high_m: box that waypoints are kept in.
         max_yaw_rad: waypoints' yaw is kept within plus and minus this.
         lead_s: a correction begins with the first step that is so far ahead of its frame.
         halt_s: the way that is left to the arm to halt in. rest_s: it has come to rest so long after the last step.
@@ -45,8 +44,6 @@ class PilotConfig:
     """
 
     step_s: float = 0.2
-    tool_low_m: tuple[float, float, float] = (0.30, -0.28, 0.015)
-    tool_high_m: tuple[float, float, float] = (0.70, 0.28, 0.30)
     max_yaw_rad: float = 1.0
     lead_s: float = 0.12
     halt_s: float = 0.05
@@ -186,7 +183,7 @@ class Pilot:
             sequence=self._sequence,
             observation=sight.sequence,
             times_s=times,
-            position_m=np.clip(proprio[:, :3], c.tool_low_m, c.tool_high_m),
+            position_m=proprio[:, :3],
             yaw_rad=np.clip(np.arctan2(proprio[:, 3], proprio[:, 4]), -c.max_yaw_rad, c.max_yaw_rad),
             gripper=np.append(opening, opening[-1]),
             expires_s=now_s + float(times[-1]) - sight.motion_s + c.grace_s,

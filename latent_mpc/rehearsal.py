@@ -13,25 +13,18 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import mujoco
 import numpy as np
 
 from latent_mpc.agent import Agent
-from latent_mpc.envs import arm
-from latent_mpc.envs.rendering import make_renderer
 from latent_mpc.envs.tabletop import TabletopEnv
 from latent_mpc.pilot import Pilot, PilotConfig, Sight
 from latent_mpc.robots.channels import Phase
 from latent_mpc.robots.controller import LIVE, Controller, ControllerConfig
-from latent_mpc.robots.panda import panda
 from latent_mpc.robots.parts import standard_parts
 from latent_mpc.robots.robot import Capabilities, RobotState, Setpoint, TimedPlan
-from latent_mpc.robots.world import SceneCamera, SimulationConfig, World
-from latent_mpc.types import InvalidInputError, WorkspaceSpec
-
-# Where the tabletop's tool may go. The fingertips may come to 8 mm of the table; the environment's own box ends at 15.
-TABLETOP = WorkspaceSpec(low_m=(0.28, -0.30, 0.008), high_m=(0.72, 0.30, 0.32))
-SERVO_LAG_S = 0.08  # of the simulated Panda behind moving setpoints, where it follows a path best
+from latent_mpc.robots.world import World
+from latent_mpc.simulated_panda import SERVO_LAG_S, TABLETOP, simulation_config
+from latent_mpc.types import InvalidInputError
 
 
 @dataclass(frozen=True)
@@ -129,10 +122,7 @@ def rehearse(
     agent.reset(observation["goal_image"], seed=seed)
     pilot, rng = Pilot(agent, pilot_config), np.random.default_rng(seed)
     with tempfile.TemporaryDirectory() as folder:
-        scene = Path(folder) / "scene.mjb"
-        mujoco.mj_saveModel(env.model, str(scene), None)
-        camera = SceneCamera(make_renderer, env.config.camera, env.config.image_size, env.config.supersample)
-        world = World(SimulationConfig(scene, panda(arm.PANDA_XML), tuple(env.data.qpos), camera))
+        world = World(simulation_config(env, Path(folder), seed))
     driver = WorldDriver(world)
     events: list[str] = []
     parts = standard_parts(driver.spec, TABLETOP)

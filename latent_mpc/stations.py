@@ -14,11 +14,12 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from latent_mpc.config import load_config
 from latent_mpc.drive import Station, simulated_station
 from latent_mpc.robots.camera import Camera, Frame, OpenCVCamera, square
 from latent_mpc.robots.drivers import DRIVERS, make_driver
 from latent_mpc.robots.robot import Driver
-from latent_mpc.types import InvalidInputError, UnknownNameError
+from latent_mpc.types import InvalidInputError, UnknownNameError, WorkspaceSpec
 
 SIMULATED = "mujoco"
 SO101 = "so101"
@@ -30,13 +31,14 @@ class RobotChoice:
 
     Attributes:
         name: "mujoco", "so101", or a key of `DRIVERS`. port, calibration: of an SO-101.
-        camera: index or URL. options: "key=value" for other drivers.
+        camera: index or URL. workspace: file of a `WorkspaceSpec`. options: "key=value" for other drivers.
     """
 
     name: str
     port: str | None
     camera: str | None
     calibration: Path
+    workspace: Path | None = None
     options: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -103,7 +105,7 @@ def open_station(choice: RobotChoice, weights: str, goal: Path | None, task: str
         weights: whose image size the camera is to have. goal: image file; a simulated arm has one of its own.
         task, seed: scene of a simulated arm.
     Raises:
-        InvalidInputError: a real arm lacks its camera or its goal, or the goal is no image.
+        InvalidInputError: a real arm lacks its camera, goal or workspace, or one of them cannot be read.
     """
     size = image_size(weights)
     image = None if goal is None else read_goal(goal, size)
@@ -112,20 +114,19 @@ def open_station(choice: RobotChoice, weights: str, goal: Path | None, task: str
             yield station
         return
     make = choice.driver()
-    if choice.camera is None or image is None:
-        raise InvalidInputError(f"robot {choice.name!r} needs --camera and --goal; see `latent-mpc goal capture`")
-    yield Station(make, partial(square_camera, choice.camera, size), image)
+    if choice.camera is None or image is None or choice.workspace is None:
+        raise InvalidInputError(f"robot {choice.name!r} needs --camera, --goal and --workspace; see docs/driving.md")
+    workspace = load_config(WorkspaceSpec, choice.workspace, [])
+    yield Station(make, partial(square_camera, choice.camera, size), image, workspace)
 
 
 def image_size(weights: str) -> int:
     """Side of the images that weights were trained on, pixels. Raises as `load_agent`."""
     from latent_mpc.agent import weights_folder  # torch: only where a model is asked for
+    from latent_mpc.world_model.checkpoint import config_from_dict, load_checkpoint
+    from latent_mpc.world_model.encoder import EncoderConfig
 
-    file = weights_folder(weights) / "model.yaml"
-    try:
-        return int(yaml.safe_load(file.read_text(encoding="utf-8"))["config"]["encoder"]["image_size"])
-    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
-        raise InvalidInputError(f"{file} does not say the model's image size: {error}") from error
+    return config_from_dict(EncoderConfig, load_checkpoint(weights_folder(weights)).config["encoder"]).image_size
 
 
 def capture_goal(source: str, out: Path, size: int, *, page: bool) -> str:

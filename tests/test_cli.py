@@ -81,7 +81,7 @@ def test_help_of_what_touches_an_arm_shows_an_example(command: str) -> None:
         (("drive", "--robot", "kuka"), "unknown robot 'kuka'; available: .*'mujoco'.*'so101'"),
         (("drive", "--robot", "so101"), "an SO-101 needs --port"),
         (("drive", "--robot", "ur", "--set", "host"), "--set 'host' must be KEY=VALUE"),
-        (("drive", "--robot", "ur", "--set", "host=127.0.0.1"), "robot 'ur' needs --camera and --goal"),
+        (("drive", "--robot", "ur", "--set", "host=127.0.0.1"), "robot 'ur' needs --camera, --goal and --workspace"),
         (("drive", "--goal", "missing.png"), "goal missing.png cannot be read as an image"),
         (("replay", "missing"), "missing"),
     ],
