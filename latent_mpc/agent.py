@@ -24,7 +24,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from latent_mpc import weights
 from latent_mpc.planner.hierarchy import MACRO_BOX, CoarseLevel, Hierarchy, HierarchyPlan
 from latent_mpc.planner.mpc import RecedingHorizon
 from latent_mpc.planner.objective import RolloutCost
@@ -32,13 +31,13 @@ from latent_mpc.planner.planner import Planner, make_planner
 from latent_mpc.planner.rollout import rollout, rollout_macros
 from latent_mpc.planner.search import Iteration
 from latent_mpc.planner.shift import shift
+from latent_mpc.shipped import weights_folder
 from latent_mpc.tool_guardrails import GuardrailConfig, tool_violation
 from latent_mpc.types import InvalidInputError, Observation, Plan, PlanningFailed, UnknownNameError, check_image
 from latent_mpc.world_model.macro import MacroActions
 from latent_mpc.world_model.model import WorldModel, load_world_model
 
 PLANNERS = ("hierarchy", "flat", "prior")
-SHIPPED = Path(str(weights.__file__)).parent
 
 
 @dataclass(frozen=True)
@@ -408,19 +407,6 @@ class Agent:
         if array.shape != (size, size, 3):
             raise InvalidInputError(f"{name} must have shape {(size, size, 3)} for this model, got {array.shape}")
         return array
-
-
-def weights_folder(name: str | Path) -> Path:
-    """Folder of a shipped model's name, or of a path.
-
-    Raises:
-        UnknownNameError: neither a folder nor a shipped name.
-    """
-    for folder in (Path(name), SHIPPED / str(name)):
-        if folder.is_dir() and str(name):
-            return folder
-    shipped = [p.name for p in SHIPPED.iterdir() if p.is_dir() and not p.name.startswith("_")]
-    raise UnknownNameError("weights", str(name), shipped)
 
 
 def load_agent(name: str | Path, *, config: AgentConfig | None = None, device: str = "cpu") -> Agent:

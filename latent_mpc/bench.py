@@ -21,12 +21,13 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from latent_mpc.agent import AgentConfig, weights_folder
+from latent_mpc.agent import AgentConfig
 from latent_mpc.bench_closed_loop import METHODS, TASKS, evaluations_a_plan, run_closed_loop
 from latent_mpc.bench_methods import Contender, default_contenders
 from latent_mpc.bench_peers import installed_peers
 from latent_mpc.bench_problems import PROBLEMS
 from latent_mpc.bench_report import Run, machine, markdown, plot, success_markdown, summarise, summarise_successes
+from latent_mpc.shipped import weights_folder
 from latent_mpc.types import InvalidInputError, UnknownNameError
 
 

@@ -15,9 +15,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from latent_mpc.agent import Agent, weights_folder
+from latent_mpc.agent import Agent
 from latent_mpc.bench_record import Moment, read_moments
 from latent_mpc.planner import RolloutCost
+from latent_mpc.shipped import weights_folder
 from latent_mpc.world_model.model import WorldModel, load_world_model
 
 ACTION_DIM = 7  # of the synthetic problems

@@ -14,10 +14,11 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from latent_mpc.agent import Agent, AgentConfig, weights_folder
+from latent_mpc.agent import Agent, AgentConfig
 from latent_mpc.envs import register_envs
 from latent_mpc.envs.tabletop import TabletopConfig, TabletopEnv
 from latent_mpc.loop import Step, run_episode
+from latent_mpc.shipped import weights_folder
 from latent_mpc.visualise import EpisodeRecord, save_episode
 from latent_mpc.world_model.gallery import Gallery, load_gallery
 from latent_mpc.world_model.model import load_world_model

@@ -24,11 +24,12 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from latent_mpc.agent import PLANNERS, AgentConfig, load_agent, weights_folder
+from latent_mpc.agent import PLANNERS, AgentConfig, load_agent
 from latent_mpc.baselines import ExpertAgent, NoOpAgent, RandomAgent
 from latent_mpc.envs import MAX_EPISODE_STEPS, register_envs
 from latent_mpc.envs.tabletop import TabletopConfig
 from latent_mpc.loop import EpisodeResult, run_episode
+from latent_mpc.shipped import weights_folder
 from latent_mpc.types import AgentLike, InvalidInputError, UnknownNameError
 from latent_mpc.workers import run_in_processes
 from latent_mpc.world_model.dataset import plain, write_whole

@@ -11,8 +11,8 @@ from typing import Any
 import yaml
 from torch import nn
 
-from latent_mpc.agent import weights_folder
 from latent_mpc.measure import MeasureConfig, measure
+from latent_mpc.shipped import weights_folder
 from latent_mpc.training import load_encoder, load_split
 from latent_mpc.types import InvalidInputError
 from latent_mpc.world_model.checkpoint import TENSORS_NAME, Checkpoint, load_checkpoint

@@ -19,6 +19,7 @@ from latent_mpc.drive import Station, simulated_station
 from latent_mpc.robots.camera import Camera, Frame, OpenCVCamera, square
 from latent_mpc.robots.drivers import DRIVERS, make_driver
 from latent_mpc.robots.robot import Driver
+from latent_mpc.shipped import image_size
 from latent_mpc.types import InvalidInputError, UnknownNameError, WorkspaceSpec
 
 SIMULATED = "mujoco"
@@ -118,15 +119,6 @@ def open_station(choice: RobotChoice, weights: str, goal: Path | None, task: str
         raise InvalidInputError(f"robot {choice.name!r} needs --camera, --goal and --workspace; see docs/driving.md")
     workspace = load_config(WorkspaceSpec, choice.workspace, [])
     yield Station(make, partial(square_camera, choice.camera, size), image, workspace)
-
-
-def image_size(weights: str) -> int:
-    """Side of the images that weights were trained on, pixels. Raises as `load_agent`."""
-    from latent_mpc.agent import weights_folder  # torch: only where a model is asked for
-    from latent_mpc.world_model.checkpoint import config_from_dict, load_checkpoint
-    from latent_mpc.world_model.encoder import EncoderConfig
-
-    return config_from_dict(EncoderConfig, load_checkpoint(weights_folder(weights)).config["encoder"]).image_size
 
 
 def capture_goal(source: str, out: Path, size: int, *, page: bool) -> str:

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from latent_mpc.agent import weights_folder
+from latent_mpc.shipped import weights_folder
 from latent_mpc.types import InvalidInputError
 from latent_mpc.world_model import pretrain as pretraining
 from latent_mpc.world_model.checkpoint import config_from_dict, load_checkpoint, load_module

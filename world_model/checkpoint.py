@@ -21,10 +21,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from latent_mpc.types import InvalidInputError
+from latent_mpc.world_model.header import FORMAT_VERSION, TENSORS_NAME, YAML_NAME, read_header
 
-FORMAT_VERSION = 1
-TENSORS_NAME = "model.safetensors"
-YAML_NAME = "model.yaml"
 Config = TypeVar("Config")
 
 
@@ -72,23 +70,7 @@ def load_checkpoint(folder: Path | str) -> Checkpoint:
         InvalidInputError: a file is missing, truncated, foreign, or of another format version.
     """
     folder = Path(folder)
-    missing = [name for name in (TENSORS_NAME, YAML_NAME) if not (folder / name).is_file()]
-    if missing:
-        raise InvalidInputError(
-            f"{folder} lacks {missing}; a checkpoint is a folder with {TENSORS_NAME} and {YAML_NAME}"
-        )
-    try:
-        header = yaml.safe_load((folder / YAML_NAME).read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InvalidInputError(f"{folder / YAML_NAME} is not readable YAML: {error}") from error
-    version = header.get("format_version") if isinstance(header, dict) else None
-    if version != FORMAT_VERSION:
-        raise InvalidInputError(
-            f"{folder / YAML_NAME} has format_version {version!r}; this version of latent-mpc reads {FORMAT_VERSION}"
-        )
-    config, metrics = header.get("config") or {}, header.get("metrics") or {}
-    if not (isinstance(config, dict) and isinstance(metrics, dict)):
-        raise InvalidInputError(f"{folder / YAML_NAME} is not ours: config and metrics must be groups of keys")
+    header = read_header(folder)
     try:
         tensors = load_file(folder / TENSORS_NAME)
     except SafetensorError as error:
@@ -96,7 +78,7 @@ def load_checkpoint(folder: Path | str) -> Checkpoint:
         raise InvalidInputError(
             f"{folder / TENSORS_NAME} ({size} bytes) is truncated or not a safetensors file: {error}"
         ) from error
-    return Checkpoint(tensors, config, metrics, header.get("commit"))
+    return Checkpoint(tensors, header.config, header.metrics, header.commit)
 
 
 def module_tensors(module: nn.Module, prefix: str) -> dict[str, Tensor]:
