@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from latent_mpc.envs.tabletop import TabletopEnv
-from latent_mpc.navigator import Charge, navigate, view_dtype
+from latent_mpc.navigator_link import Charge, view_dtype
 from latent_mpc.robots.camera import Camera, SimulatedCamera
 from latent_mpc.robots.channels import Phase, Status
 from latent_mpc.robots.controller import ControllerConfig
@@ -173,7 +173,7 @@ class Drive:
                 self.config.log,
             )
             self._planner = multiprocessing.get_context("spawn").Process(
-                target=navigate, args=(charge,), name="planner", daemon=True
+                target=_navigate, args=(charge,), name="planner", daemon=True
             )
             blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # the child inherits that
             try:
@@ -203,16 +203,22 @@ class Drive:
         deadline_s = time.monotonic() + READY_S
         while self.view() is None:
             if not self._planner.is_alive():
-                raise DriverError(f"the planner ended before its first frame, exit code {self._planner.exitcode}")
+                read = self._view.read()
+                why = "" if read is None else read[0]["complaint"].item().decode(errors="replace")
+                code = self._planner.exitcode
+                raise DriverError(why or f"the planner ended before its first frame, exit code {code}")
             if time.monotonic() > deadline_s:
                 raise DriverError(f"the planner saw no frame within {READY_S:.0f} s")
             time.sleep(WATCH_S)
 
-    def run(self, watch: Callable[[Status, NDArray[np.void] | None], None] | None = None) -> Report:
+    def run(
+        self, watch: Callable[[Status, NDArray[np.void] | None], None] | None = None, *, stay: bool = False
+    ) -> Report:
         """Arm and drive until success, the end of the time, STOPPED or FAULT.
 
         Args:
             watch: called every 50 ms with the controller's status and the planner's view.
+            stay: in STOPPED and FAULT too, for somebody who can reset and arm; until controller or planner is gone.
         """
         self.wait_ready()
         if not self.config.dry_run:
@@ -223,7 +229,7 @@ class Drive:
             status, view = self.supervisor.status(), self.view()
             if watch is not None:
                 watch(status, view)
-            if status.phase in (Phase.STOPPED, Phase.FAULT):
+            if status.phase in (Phase.STOPPED, Phase.FAULT) and not (stay and self._alive()):
                 break
             if view is not None and view["plan"]:
                 thoughts[int(view["plan"])] = 1e3 * float(view["think_s"])
@@ -243,12 +249,21 @@ class Drive:
             period_error_ms=(1e3 * p50, 1e3 * p99, 1e3 * worst),
         )
 
+    def _alive(self) -> bool:
+        return self.supervisor.alive and self._planner.is_alive()
+
     def _end_planner(self) -> None:
         self._planner.terminate()
         self._planner.join(2.0)
         if self._planner.is_alive():
             self._planner.kill()
             self._planner.join()
+
+
+def _navigate(charge: Charge) -> None:
+    from latent_mpc.navigator import navigate  # torch: in the planner's process alone
+
+    navigate(charge)
 
 
 def drive_and_show(station: Station, config: DriveConfig, *, page: bool) -> str:
@@ -268,9 +283,11 @@ def drive_and_show(station: Station, config: DriveConfig, *, page: bool) -> str:
 
         def show(status: Status, view: NDArray[np.void] | None) -> None:
             energy = "" if view is None else f", energy {float(view['energy']):.2f}, plan {int(view['plan'])}"
-            bar.set_description_str(f"{time.monotonic() - began_s:5.1f} s {status.phase.name}{energy}")
+            ended = live is not None and status.phase in (Phase.STOPPED, Phase.FAULT)
+            ask = f"; {status.reason}; RESET and ARM on the page, or Ctrl-C" if ended else ""
+            bar.set_description_str(f"{time.monotonic() - began_s:5.1f} s {status.phase.name}{energy}{ask}")
 
-        report = drive.run(show)
+        report = drive.run(show, stay=live is not None)
     outcome = {True: "success", False: "no success", None: "done"}[report.success]
     p50, p99, worst = report.period_error_ms
     return (

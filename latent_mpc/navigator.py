@@ -12,88 +12,51 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from latent_mpc.agent import AgentConfig, Trace, load_agent
+from latent_mpc.agent import Agent, AgentConfig, Trace, load_agent
 from latent_mpc.frame_log import FrameLog
+from latent_mpc.navigator_link import Charge, View
 from latent_mpc.pilot import Pilot, Sight
-from latent_mpc.robots.camera import Camera, Frame
-from latent_mpc.robots.channels import MAX_WAYPOINTS, TEXT, Phase, PlannerPort, Ports, Status, text_bytes
+from latent_mpc.robots.camera import Frame, Image
+from latent_mpc.robots.channels import Phase, PlannerPort, Status
 from latent_mpc.robots.controller import LIVE
 from latent_mpc.robots.frame_check import FrameCheck, FrameLimits
 from latent_mpc.robots.kinematics import Kinematics, ToolPose
-from latent_mpc.robots.robot import Array, RobotSpec, TimedPlan
-from latent_mpc.robots.slots import Slot
+from latent_mpc.robots.robot import Array, RobotSpec
+from latent_mpc.shipped import weights_folder
 from latent_mpc.tool_guardrails import GuardrailConfig
-from latent_mpc.types import LatentMPCError, WorkspaceSpec
+from latent_mpc.types import LatentMPCError
+from latent_mpc.world_model.gallery import load_gallery
 
 POLL_S = 0.002
 MOVED_RAD = 0.01  # of a joint between frames: a camera sees that
 REMEMBERED = 400  # statuses, to know the arm as of a frame
-STEPS = 32  # of a predicted energy, at most
-
-
-def view_dtype(size: int) -> np.dtype:
-    """What people watch: the image and the goal, energies now and along the plan, waypoints, times, complaints."""
-    return np.dtype(
-        [
-            ("image", "u1", (size, size, 3)),
-            ("goal", "u1", (size, size, 3)),
-            ("frame", "i8"),
-            ("plan", "i8"),
-            ("plans", "i8"),
-            ("count", "i8"),
-            ("position_m", "f8", (MAX_WAYPOINTS, 3)),
-            ("energy", "f8"),
-            ("predicted", "f8", STEPS),
-            ("steps", "i8"),
-            ("surprise", "f8"),
-            ("think_s", "f8"),
-            ("age_s", "f8"),
-            ("at_s", "f8"),
-            ("complaint", f"S{TEXT}"),
-        ]
-    )
-
-
-@dataclass(frozen=True)
-class Charge:
-    """What the planner's process is given; every function picklable.
-
-    Attributes:
-        weights: of the agent. goal_image: uint8 (size, size, 3). seed: of the sampling.
-        make_camera: () -> camera, not connected.
-        ports: of the controller. view: name of the slot. spec: of the arm. workspace: where plans keep the tool.
-        owner: the process to end with. log: folder of the run, to keep the frames in; None for none.
-    """
-
-    weights: str | Path
-    goal_image: NDArray[np.uint8]
-    seed: int
-    make_camera: Callable[[], Camera]
-    ports: Ports
-    view: str
-    spec: RobotSpec
-    workspace: WorkspaceSpec
-    owner: int
-    log: Path | None = None
 
 
 def navigate(charge: Charge) -> None:
-    """Plan until the process is told to end, or its owner is gone."""
+    """Plan until the process is told to end, or its owner is gone; what it cannot go on with, the view says."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the owner's
     torch.set_num_threads(1)
+    view = View(charge)
+    try:
+        _navigate(charge, view)
+    except LatentMPCError as error:
+        view.complain(str(error))
+        raise SystemExit(1) from error
+    finally:
+        view.close()
+
+
+def _navigate(charge: Charge, view: View) -> None:
     guardrails = GuardrailConfig.within(charge.workspace)
     agent = load_agent(charge.weights, config=AgentConfig(guardrails=guardrails))
     agent.reset(charge.goal_image, seed=charge.seed)
     pilot, forward = Pilot(agent), Kinematics(charge.spec).pose
-    port, view, camera = PlannerPort(charge.ports), View(charge), charge.make_camera()
+    port, camera, illustrate = PlannerPort(charge.ports), charge.make_camera(), _illustrator(charge, agent)
     check = FrameCheck(FrameLimits(charge.goal_image.shape[:2], reference=charge.goal_image))
     log = None if charge.log is None else FrameLog(charge.log, charge.goal_image)
     past: deque[Status] = deque(maxlen=REMEMBERED)
@@ -125,13 +88,13 @@ def navigate(charge: Charge) -> None:
                         port.send(plan)
                 except LatentMPCError as error:
                     complaint = str(error)
-            view.show(frame, plan, agent.trace, pilot.surprise, now_s, complaint)
+            subgoal = None if plan is None or agent.trace is None else illustrate(agent.trace)
+            view.show(frame, plan, agent.trace, pilot.surprise, now_s, complaint, subgoal)
             if log is not None:
                 log.add(frame, np.nan if plan is None or agent.trace is None else agent.trace.goal_energy)
     finally:
         camera.close()
         port.close()
-        view.close()
         if log is not None:
             log.close()
 
@@ -159,33 +122,19 @@ def _motion_s(port: PlannerPort) -> float:
     return 0.0 if status is None else status.motion_s
 
 
-class View:
-    """Writes the view slot."""
+def _illustrator(charge: Charge, agent: Agent) -> Callable[[Trace], Image | None]:
+    """Pictures the subgoal of a trace: the frame of play nearest to it, or the goal where the plan goes straight there.
 
-    def __init__(self, charge: Charge) -> None:
-        size = charge.goal_image.shape[0]
-        self._slot, self._record = Slot(view_dtype(size), charge.view), np.zeros((), view_dtype(size))
-        self._record["goal"] = charge.goal_image
-        self._slot.write(self._record)
+    There is no picture where the weights come without frames of play.
+    """
+    try:
+        gallery = load_gallery(weights_folder(charge.weights), agent.model)
+    except LatentMPCError:
+        return lambda trace: None
 
-    def show(
-        self, frame: Frame, plan: TimedPlan | None, trace: Trace | None, surprise: float, now_s: float, complaint: str
-    ) -> None:
-        """What was seen at `now_s`, and what came of it."""
-        r = self._record
-        r["frame"], r["at_s"], r["age_s"] = frame.sequence, now_s, now_s - frame.captured_s
-        if frame.image.shape == r["image"].shape:
-            r["image"] = frame.image
-        r["surprise"], r["complaint"] = surprise, text_bytes(complaint)
-        if plan is not None:
-            r["plan"], r["count"], r["think_s"] = plan.sequence, len(plan.times_s), time.monotonic() - now_s
-            r["position_m"][: len(plan.times_s)] = plan.position_m
-            r["plans"] += 1
-        if trace is not None:
-            energies = trace.predicted_energy[:STEPS]
-            r["energy"], r["steps"] = trace.goal_energy, len(energies)
-            r["predicted"][: len(energies)] = energies
-        self._slot.write(r)
+    def picture(trace: Trace) -> Image:
+        if trace.subgoal is None:
+            return charge.goal_image
+        return gallery.nearest(torch.from_numpy(trace.subgoal), agent.subgoal_energy)
 
-    def close(self) -> None:
-        self._slot.close()
+    return picture

@@ -32,6 +32,7 @@ PERIOD_S = 0.125
 RATE_S = 3.0  # that plans are counted over
 PAST_S = 60.0  # of the energy that is drawn
 ARM_S = 10.0
+IMAGES = {"camera": "image", "subgoal": "subgoal", "goal": "goal"}  # of the view
 SPACE = "\N{NO-BREAK SPACE}"  # keeps the line of an empty text
 
 
@@ -144,7 +145,8 @@ class Page:
         """What the planner sees and thinks, where that is new."""
         if view["frame"] != self._shown_frame:
             self._shown_frame = int(view["frame"])
-            self._images.content = pictures({"camera": view["image"], "goal": view["goal"]})
+            names = ("camera", "subgoal", "goal") if view["pictured"] else ("camera", "goal")
+            self._images.content = pictures({name: view[IMAGES[name]] for name in names})
         if view["plan"] == self._shown_plan or not view["steps"]:
             return
         self._shown_plan = int(view["plan"])

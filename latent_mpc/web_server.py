@@ -1,15 +1,20 @@
-"""Serving a page by viser to this machine alone.
+"""Serving a page by viser to one person on this machine.
 
-Whoever can open a page can move the arm. It therefore listens on the loopback address alone, takes no connection that
-another site's page makes in the same browser, and is never published by viser; other users of the machine can open it.
+Whoever can open a page can move the arm. It therefore listens on the loopback address alone, and nothing is answered
+before the path has shown the token, which is drawn anew for each server and told on its terminal only: no other user
+and no other program gets in. It takes no connection that another site's page makes in the same browser, is never
+published by viser, and what is announced to be larger than a click or a camera's pose is not waited for.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
-from collections.abc import Iterator
+import secrets
+from collections.abc import Callable, Iterator
 from functools import partial
+from http import HTTPStatus
 from typing import Any
 
 from latent_mpc.types import InvalidInputError
@@ -17,6 +22,8 @@ from latent_mpc.types import InvalidInputError
 EXTRA = "page"  # of pyproject.toml
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 ORIGIN = re.compile(r"https?://(127\.0\.0\.1|localhost|\[::1\])(:\d+)?")
+MAX_BYTES = 1 << 16  # of a message to the page
+QUEUED = 4  # messages of a connection
 
 
 class LocalServer:
@@ -43,10 +50,11 @@ class LocalServer:
                 f"another machine: ssh -L {port}:127.0.0.1:{port} <this machine>"
             )
         self._module, self._port, self._host = _import_viser(), port, host
+        self._token = secrets.token_urlsafe(9)
 
     def __enter__(self) -> LocalServer:
         """Start to serve. Raises InvalidInputError if the port is taken."""
-        with _quiet(), _own_origins():
+        with _quiet(), _guarded(self._token):
             self.viser = self._module.ViserServer(self._host, self._port, verbose=False)
         self.viser.request_share_url = _refuse  # a client may ask for it, button or not
         if self._port and self.viser.get_port() != self._port:  # viser went on to the next one
@@ -62,9 +70,9 @@ class LocalServer:
 
     @property
     def url(self) -> str:
-        """Of the page."""
+        """Of the page, with its token."""
         host = f"[{self._host}]" if ":" in self._host else self._host
-        return f"http://{host}:{self.viser.get_port()}"
+        return f"http://{host}:{self.viser.get_port()}/{self._token}/"
 
 
 def _import_viser() -> Any:
@@ -84,16 +92,31 @@ def _refuse(*_: object, **__: object) -> None:
 
 
 @contextlib.contextmanager
-def _own_origins() -> Iterator[None]:
-    """Servers that start meanwhile refuse pages of other sites; viser has no option for it."""
+def _guarded(token: str) -> Iterator[None]:
+    """Servers that start meanwhile are guarded as the module says; viser has no options for it."""
     from websockets.asyncio import server
 
-    serve = server.serve
-    server.serve = partial(serve, origins=[ORIGIN])  # type: ignore[misc, assignment]
+    serve, log = server.serve, logging.getLogger(__name__)
+    log.setLevel(logging.CRITICAL)  # what strangers send is not worth a traceback
+
+    def guarded(*arguments: Any, process_request: Any, **options: Any) -> Any:
+        options |= {"origins": [ORIGIN], "max_size": MAX_BYTES, "max_queue": QUEUED, "logger": log}
+        return serve(*arguments, process_request=partial(_admit, token, process_request), **options)
+
+    server.serve = guarded  # type: ignore[misc, assignment]
     try:
         yield
     finally:
         server.serve = serve  # type: ignore[misc]
+
+
+def _admit(token: str, answer: Callable[[Any, Any], Any], connection: Any, request: Any) -> Any:
+    """Answer a request for /token/…, as one for /…; refuse every other."""
+    shown, _, path = request.path.removeprefix("/").partition("/")
+    if not secrets.compare_digest(shown.encode(errors="replace"), token.encode()):
+        return connection.respond(HTTPStatus.FORBIDDEN, "the page's address is on the terminal that started it\n")
+    request.path = f"/{path}"
+    return answer(connection, request)
 
 
 @contextlib.contextmanager

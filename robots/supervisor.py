@@ -142,6 +142,11 @@ class Supervisor:
         return status
 
     @property
+    def alive(self) -> bool:
+        """Whether there is a controller that can still be reset."""
+        return self._thread is not None and self._epitaph is None
+
+    @property
     def ports(self) -> Ports:
         """For a `PlannerPort` in another process."""
         return Ports(self._slots[0].name, self._slots[2].name, self.spec.num_joints)

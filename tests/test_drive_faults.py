@@ -29,7 +29,8 @@ import torch
 
 from latent_mpc import navigator
 from latent_mpc.envs.rendering import make_renderer
-from latent_mpc.navigator import Charge, navigate, view_dtype
+from latent_mpc.navigator import navigate
+from latent_mpc.navigator_link import Charge, view_dtype
 from latent_mpc.robots.camera import SimulatedCamera
 from latent_mpc.robots.channels import Phase, Status
 from latent_mpc.robots.kinematics import Kinematics
@@ -418,7 +419,7 @@ def test_a_bad_camera_ends_planning_then_motion_and_is_told(
     circler = rig.planner()
     eyes, view = Eyes(circler), Slot(view_dtype(32))
     monkeypatch.setattr(navigator, "load_agent", lambda *_, **__: eyes)
-    monkeypatch.setattr(navigator, "Pilot", lambda _: eyes)
+    monkeypatch.setattr(navigator, "Pilot", lambda *_: eyes)
     monkeypatch.setattr(navigator, "signal", mock.MagicMock())  # for main threads only
     monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
     ports, spec = rig.supervisor.ports, rig.supervisor.spec

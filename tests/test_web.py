@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import queue
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -14,13 +16,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from latent_mpc.navigator import view_dtype
+from latent_mpc.navigator_link import view_dtype
 from latent_mpc.robots.channels import Phase, Status, tick_dtype
 from latent_mpc.robots.panda import panda
 from latent_mpc.robots.robot import DriverError
@@ -29,6 +32,7 @@ from latent_mpc.web import RATE_S, Page, preview
 from latent_mpc.web_panel import SILENT_S, pictures, state
 
 sys.path.insert(0, str(Path(__file__).parent))
+import hostile
 from chromium import Tab, chromium
 
 PANDA = panda(Path(__file__).parents[1] / "envs/panda.xml")
@@ -111,8 +115,9 @@ class FakeDrive:
 
 def view_of(plan: int, complaint: str = "") -> NDArray[np.void]:
     record = np.zeros(1, view_dtype(SIZE))
-    colors = np.random.default_rng(plan).integers(0, 256, (2, SIZE, SIZE, 3), np.uint8)
-    record["image"], record["goal"] = colors
+    colors = np.random.default_rng(plan).integers(0, 256, (3, SIZE, SIZE, 3), np.uint8)
+    record["image"], record["goal"], record["subgoal"] = colors
+    record["pictured"] = True
     record["frame"] = record["plan"] = record["plans"] = plan
     record["count"], record["steps"] = 3, 4
     record["position_m"][0, :3] = [[0.4, 0, 0.3], [0.5, 0.1, 0.2], [0.6, 0.1, 0.1]]
@@ -162,6 +167,7 @@ def test_the_page_tells_the_phase_the_times_and_the_images(watched: tuple[FakeDr
         "164 ms",
         "43 ms",
         "camera",
+        "subgoal",
         "goal",
         "torque on",
         "0.500",
@@ -231,7 +237,7 @@ def test_other_sites_pages_and_tunnels_are_refused(opened: tuple[FakeDrive, Page
     from websockets.sync.client import connect
 
     _, page, _ = opened
-    address, protocol = page.url.replace("http", "ws"), [f"viser-v{viser.__version__}"]
+    address, protocol = wire(page), [f"viser-v{viser.__version__}"]
     for origin in ("http://evil.example", "http://127.0.0.1.evil.example", "http://evil.example:8080", "null", None):
         with pytest.raises(InvalidStatus, match="403"):
             connect(address, origin=origin, subprotocols=protocol)
@@ -242,9 +248,111 @@ def test_other_sites_pages_and_tunnels_are_refused(opened: tuple[FakeDrive, Page
     assert page._server.viser.get_host() == "127.0.0.1"
 
 
+@pytest.fixture(scope="module")
+def served(viser: Any) -> Iterator[tuple[FakeDrive, Page]]:
+    """A drive and its page, which nobody watches."""
+    drive = FakeDrive()
+    with Page(drive, port=0) as page:
+        yield drive, page
+
+
+@pytest.mark.parametrize("path", ["", "/", "/index.html", "/wrong/", "/%2e%2e/", "/\xe9/", "?{token}", "/{token}x/"])
+def test_without_the_token_nothing_is_answered(served: tuple[FakeDrive, Page], viser: Any, path: str) -> None:
+    from websockets.exceptions import InvalidStatus
+    from websockets.sync.client import connect
+
+    url = urlsplit(served[1].url)
+    token = url.path.strip("/")
+    assert len(token) >= 12
+    with socket.create_connection((url.hostname, url.port), 5) as stranger:
+        target = path.format(token=token).encode("latin-1") or b"/"
+        stranger.sendall(b"GET " + target + b" HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        answer = stranger.recv(1 << 16)
+    assert answer.startswith(b"HTTP/1.1 403") and token.encode() not in answer
+    if path.isascii():
+        address, own = f"ws://{url.netloc}{path.format(token=token)}", "http://127.0.0.1:8080"
+        with pytest.raises(InvalidStatus, match="403"):
+            connect(address, origin=own, subprotocols=[f"viser-v{viser.__version__}"])
+
+
+def test_each_page_has_a_token_of_its_own(viser: Any) -> None:
+    assert Page(FakeDrive())._server._token != Page(FakeDrive())._server._token
+
+
+@pytest.mark.parametrize("who", ["a stranger", "somebody with the token"])
+@pytest.mark.parametrize(
+    "what", ["a pickle", "garbage", "1 GB announced", "1 MB sent", "half a message", "deep nesting"]
+)
+def test_stop_comes_at_once_and_memory_stays_though_there_comes(
+    served: tuple[FakeDrive, Page], viser: Any, tmp_path: Path, who: str, what: str
+) -> None:
+    from websockets.exceptions import ConnectionClosed
+
+    drive, page = served
+    url = urlsplit(page.url)
+    with contextlib.ExitStack() as stack, hostile.unharmed(tmp_path) as pickled:
+        messages = {
+            "a pickle": pickled,
+            "garbage": hostile.GARBAGE,
+            "1 MB sent": bytes(1 << 20),
+            "deep nesting": b"\x91" * 60_000,  # of msgpack: a list in a list in a list
+        }
+        for _ in range(10):
+            with contextlib.suppress(ConnectionClosed, OSError):
+                if who == "a stranger":
+                    stranger = stack.enter_context(socket.create_connection((url.hostname, url.port), 5))
+                    head = b"POST / HTTP/1.1\r\nContent-Length: 1073741824\r\n"
+                    stranger.sendall(messages.get(what, head + (b"" if what == "half a message" else b"\r\n")))
+                else:
+                    friend = stack.enter_context(opened_wire(page))
+                    if what in messages:
+                        friend.send(messages[what])
+                    else:
+                        size = hostile.GIB if what == "1 GB announced" else 1000
+                        friend.socket.sendall(hostile.frame_header(size, masked=True) + bytes(500))
+        if who != "a stranger" and what in ("1 GB announced", "1 MB sent"):
+            with pytest.raises(ConnectionClosed) as closed:
+                while True:
+                    friend.recv(timeout=10.0)
+            assert closed.value.rcvd is not None and closed.value.rcvd.code == 1009, "too big"
+        assert press(drive, page, "STOP") < CLICK_S
+
+
+def wire(page: Page) -> str:
+    """Where the page's own script connects to."""
+    return page.url.replace("http", "ws").rstrip("/")
+
+
+def opened_wire(page: Page) -> Any:
+    """A connection as the page's own script makes it."""
+    import viser
+    from websockets.sync.client import connect
+
+    protocol = [f"viser-v{viser.__version__}"]
+    return connect(wire(page), origin="http://127.0.0.1", subprotocols=protocol, max_size=None, close_timeout=0.1)
+
+
+def press(drive: FakeDrive, page: Page, label: str) -> float:
+    """Press a button as the page's own script does; returns the seconds until the order came."""
+    import msgspec
+
+    server = page._server.viser
+    uuid = next(u for u, h in server.gui._gui_input_handle_from_uuid.items() if getattr(h, "label", "") == label)
+    camera = {"wxyz": (1, 0, 0, 0), "position": (1, 1, 1), "look_at": (0, 0, 0), "up_direction": (0, 0, 1)}
+    camera |= {"fov": 1.0, "near": 0.1, "far": 10.0, "image_height": 9, "image_width": 9}
+    with opened_wire(page) as connection:
+        before = set(server.get_clients())
+        connection.send(msgspec.msgpack.encode({"type": "ViewerCameraMessage", **camera}))
+        while not set(server.get_clients()) - before:
+            time.sleep(0.005)
+        since_s = time.monotonic()
+        connection.send(msgspec.msgpack.encode({"type": "GuiUpdateMessage", "uuid": uuid, "updates": {"value": True}}))
+        return drive.supervisor.seconds_until(label.lower(), since_s)
+
+
 def test_a_port_that_is_taken_is_an_error(opened: tuple[FakeDrive, Page, Tab]) -> None:
     drive, page, _ = opened
-    port = int(page.url.rsplit(":", 1)[1])
+    port = urlsplit(page.url).port
     with pytest.raises(InvalidInputError, match=f"port {port} is taken"), Page(drive, port=port):
         pass
 
