@@ -24,6 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from latent_mpc.planner.guardrails import Rollout, margin
 from latent_mpc.planner.hierarchy import MACRO_BOX, CoarseLevel, Hierarchy, HierarchyPlan
 from latent_mpc.planner.mpc import RecedingHorizon
 from latent_mpc.planner.objective import RolloutCost
@@ -32,12 +33,21 @@ from latent_mpc.planner.rollout import rollout, rollout_macros
 from latent_mpc.planner.search import Iteration
 from latent_mpc.planner.shift import shift
 from latent_mpc.shipped import weights_folder
-from latent_mpc.tool_guardrails import GuardrailConfig, tool_violation
-from latent_mpc.types import InvalidInputError, Observation, Plan, PlanningFailed, UnknownNameError, check_image
+from latent_mpc.tool_guardrails import GuardrailConfig, tool_keep_outs, tool_violation
+from latent_mpc.types import (
+    InvalidInputError,
+    Observation,
+    Plan,
+    PlanningFailed,
+    UnknownNameError,
+    WorkspaceSpec,
+    check_image,
+)
 from latent_mpc.world_model.macro import MacroActions
 from latent_mpc.world_model.model import WorldModel, load_world_model
 
 PLANNERS = ("hierarchy", "flat", "prior")
+NO_DEEPER_M = 0.001  # into a keep-out that the tool is in already: predictions are not exact
 
 
 @dataclass(frozen=True)
@@ -143,8 +153,23 @@ class Agent:
         trace: the last plan; None before the first `act`.
     """
 
-    def __init__(self, model: WorldModel, config: AgentConfig | None = None, device: str = "cpu") -> None:
-        self.model, self.config, self.device = model.to(device), config or AgentConfig(), torch.device(device)
+    def __init__(
+        self,
+        model: WorldModel,
+        config: AgentConfig | None = None,
+        device: str = "cpu",
+        *,
+        workspace: WorkspaceSpec | None = None,
+    ) -> None:
+        """
+        Args:
+            workspace: of the place where it acts: cuts the guardrails' box down, and no plan enters its keep-outs.
+        """
+        config = config or AgentConfig()
+        if workspace is not None:
+            config = replace(config, guardrails=config.guardrails.within(workspace))
+        self.model, self.config, self.device = model.to(device), config, torch.device(device)
+        self._constraints = () if workspace is None else tool_keep_outs(self.model, workspace)
         c, m = self.config, model.config
 
         def cem(search: SearchConfig, horizon: int, width: int, box: float = 1.0) -> Planner:
@@ -185,10 +210,11 @@ class Agent:
         self._hierarchy = Hierarchy(
             # Summed over the steps: with the least of them a plan that arrives at its very end is as good as one that
             # arrives at once, and replanning puts the arrival off for ever.
-            coarse=[CoarseLevel(self._coarse, self._macro, reduction="sum")],
+            coarse=[CoarseLevel(self._coarse, self._macro, reduction="sum", constraints=self._constraints)],
             fine=self._fine,
             predictor=self.model.predictor,
             fine_reduction="sum",  # straight to the subgoal: only the first steps of a chunk are executed
+            constraints=self._constraints,
         )
         self._generator = torch.Generator()
         if seed is None:
@@ -313,7 +339,7 @@ class Agent:
         energy = partial(self.subgoal_energy, subgoal=subgoal, start=state[0])
         try:
             found = fine.plan(
-                RolloutCost(self.model.predictor, state, energy, "sum"),
+                RolloutCost(self.model.predictor, state, energy, "sum", constraints=self._constraints),
                 generator=self._generator,
                 warm_start=rest,
                 deadline_s=deadline_s,
@@ -322,6 +348,13 @@ class Agent:
             found = replace(plan.plans[-1], actions=rest)
         actions = shift(torch.cat([plan.actions[:, :executed], found.actions], 1), executed)
         return replace(plan, plans=(*plan.plans[:-1], replace(found, actions=actions)))
+
+    def enters_keep_out(self, state: Tensor, plan: Plan | HierarchyPlan) -> bool:
+        """Whether a plan from `state` (1, D) goes into a keep-out, or further into the one that the tool is in."""
+        if not self._constraints:
+            return False
+        still = Rollout(state, state[:, None, None], torch.zeros(1, 1, 1, plan.actions.shape[-1], device=self.device))
+        return bool(plan.margin > margin(self._constraints, still)[:, 0].clamp_min(0) + NO_DEEPER_M)
 
     def _plan_hierarchy(
         self, state: Tensor, previous: Plan | HierarchyPlan | None, executed: int, deadline_s: float | None
@@ -355,7 +388,13 @@ class Agent:
         started = time.perf_counter()
         last: list[Iteration | None] = [None]
         plan = planner.plan(
-            RolloutCost(self.model.predictor, state, partial(self.goal_energy, start=state[0]), "sum"),
+            RolloutCost(
+                self.model.predictor,
+                state,
+                partial(self.goal_energy, start=state[0]),
+                "sum",
+                constraints=self._constraints,
+            ),
             generator=self._generator,
             warm_start=shift(previous.actions, executed) if isinstance(previous, Plan) else None,
             deadline_s=deadline_s,
@@ -409,11 +448,17 @@ class Agent:
         return array
 
 
-def load_agent(name: str | Path, *, config: AgentConfig | None = None, device: str = "cpu") -> Agent:
-    """Load a shipped model (`"panda-tabletop"`) or the folder that `latent-mpc train` wrote.
+def load_agent(
+    name: str | Path,
+    *,
+    config: AgentConfig | None = None,
+    device: str = "cpu",
+    workspace: WorkspaceSpec | None = None,
+) -> Agent:
+    """Load a shipped model (`"panda-tabletop"`) or the folder that `latent-mpc train` wrote; see `Agent`.
 
     Raises:
         UnknownNameError: no such weights. InvalidInputError: files are wrong.
     """
     model, _ = load_world_model(weights_folder(name))
-    return Agent(model, config, device)
+    return Agent(model, config, device, workspace=workspace)

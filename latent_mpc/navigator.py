@@ -17,10 +17,10 @@ from functools import partial
 import numpy as np
 import torch
 
-from latent_mpc.agent import Agent, AgentConfig, Trace, load_agent
+from latent_mpc.agent import Agent, Trace, load_agent
 from latent_mpc.frame_log import FrameLog
 from latent_mpc.navigator_link import Charge, View
-from latent_mpc.pilot import Pilot, Sight
+from latent_mpc.pilot import Pilot, PilotConfig, Sight
 from latent_mpc.robots.camera import Frame, Image
 from latent_mpc.robots.channels import Phase, PlannerPort, Status
 from latent_mpc.robots.controller import LIVE
@@ -28,7 +28,6 @@ from latent_mpc.robots.frame_check import FrameCheck, FrameLimits
 from latent_mpc.robots.kinematics import Kinematics, ToolPose
 from latent_mpc.robots.robot import Array, RobotSpec
 from latent_mpc.shipped import weights_folder
-from latent_mpc.tool_guardrails import GuardrailConfig
 from latent_mpc.types import LatentMPCError
 from latent_mpc.world_model.gallery import load_gallery
 
@@ -52,10 +51,9 @@ def navigate(charge: Charge) -> None:
 
 
 def _navigate(charge: Charge, view: View) -> None:
-    guardrails = GuardrailConfig.within(charge.workspace)
-    agent = load_agent(charge.weights, config=AgentConfig(guardrails=guardrails))
+    agent = load_agent(charge.weights, workspace=charge.workspace)
     agent.reset(charge.goal_image, seed=charge.seed)
-    pilot, forward = Pilot(agent), Kinematics(charge.spec).pose
+    pilot, forward = Pilot(agent, PilotConfig(speed_m_s=charge.workspace.speed_m_s)), Kinematics(charge.spec).pose
     port, camera, illustrate = PlannerPort(charge.ports), charge.make_camera(), _illustrator(charge, agent)
     check = FrameCheck(FrameLimits(charge.goal_image.shape[:2], reference=charge.goal_image))
     log = None if charge.log is None else FrameLog(charge.log, charge.goal_image)

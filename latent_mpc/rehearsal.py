@@ -8,6 +8,7 @@ It repeats to the bit on any machine, however slow, and shows what latencies cos
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from dataclasses import dataclass
 from functools import partial
@@ -24,7 +25,7 @@ from latent_mpc.robots.parts import standard_parts
 from latent_mpc.robots.robot import Capabilities, RobotState, Setpoint, TimedPlan
 from latent_mpc.robots.world import World
 from latent_mpc.simulated_panda import SERVO_LAG_S, TABLETOP, simulation_config
-from latent_mpc.types import InvalidInputError
+from latent_mpc.types import InvalidInputError, PlanningFailed, WorkspaceSpec
 
 
 @dataclass(frozen=True)
@@ -111,11 +112,13 @@ def rehearse(
     seed: int,
     config: RehearsalConfig | None = None,
     pilot_config: PilotConfig | None = None,
+    workspace: WorkspaceSpec = TABLETOP,
 ) -> Outcome:
     """One episode of `env`'s task, driven through the controller.
 
     Args:
         agent: plans; `reset` is called. env: gives the scene and judges the outcome. seed: of scene and latencies.
+        workspace: that the gate keeps the arm in; the agent is to know it too.
     """
     c = config or RehearsalConfig()
     observation, _ = env.reset(seed=seed)
@@ -125,7 +128,7 @@ def rehearse(
         world = World(simulation_config(env, Path(folder), seed))
     driver = WorldDriver(world)
     events: list[str] = []
-    parts = standard_parts(driver.spec, TABLETOP)
+    parts = standard_parts(driver.spec, workspace)
     controller = Controller(
         driver,
         parts,
@@ -158,8 +161,9 @@ def rehearse(
                 thinking_s = rng.uniform(*c.thinking_s)
                 free_s, moving = now + thinking_s, controller.phase is Phase.RUNNING
                 ready = controller.splice.motion_s + moving * thinking_s
-                if (plan := pilot.plan(seen, free_s, partial(float, ready))) is not None:
-                    offers.append((free_s, plan))
+                with contextlib.suppress(PlanningFailed):  # it looks again
+                    if (plan := pilot.plan(seen, free_s, partial(float, ready))) is not None:
+                        offers.append((free_s, plan))
             while offers and offers[0][0] <= now:
                 plans += not controller.offer(offers.pop(0)[1], now)
             controller.tick(now)

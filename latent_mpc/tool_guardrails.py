@@ -1,18 +1,19 @@
-"""Guardrails on the tool, added to the energy of predicted states: 0 where they hold.
+"""Guardrails on the tool: soft ones, added to the energy of predicted states, and hard ones where something stands.
 
 A goal image says where things shall be, not how they get there. These say how: the tool stays where play has been, an
 empty gripper does not shove things about, and what is held is lifted before it is carried, and put down, not dropped.
 They read the proprioception of the tabletop environments: the tool's x, y, z in metres first, the fingers' opening
-last.
+last. A workspace's keep-outs are constraints g <= 0 on the tool's way, which no energy outweighs.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from latent_mpc.planner.guardrails import Constraint, keep_outs
 from latent_mpc.types import InvalidInputError, WorkspaceSpec
 from latent_mpc.world_model.model import WorldModel
 
@@ -24,6 +25,7 @@ DROP_M = 0.05  # what is held may be let go below this height of the tool
 OPENING_M = 0.01  # fingers that open this far in a step let go
 DRAG_WEIGHT, DROP_WEIGHT = 2.0, 3.0
 BLUR_M = 0.004  # softness of the openings' bounds: predictions are not exact
+HAND_M = 0.05  # of the tool's point from a keep-out: what a hand needs around it
 
 
 @dataclass(frozen=True)
@@ -48,18 +50,26 @@ class GuardrailConfig:
         if not all(a < b for a, b in zip(self.tool_low_m, self.tool_high_m, strict=True)):
             raise InvalidInputError(f"lower corner {self.tool_low_m} must lie below upper corner {self.tool_high_m}")
 
-    @classmethod
-    def within(cls, workspace: WorkspaceSpec) -> GuardrailConfig:
-        """The default, with its box cut down to a workspace's; the robot's safety gate reads the same description.
+    def within(self, workspace: WorkspaceSpec) -> GuardrailConfig:
+        """The same with its box cut down to a workspace's; the robot's safety gate reads the same description.
 
         Raises:
             InvalidInputError: nothing is left of the box.
         """
         low = (*workspace.low_m[:2], workspace.floor_m)
-        return cls(
-            tool_low_m=tuple(map(max, cls.tool_low_m, low)),  # type: ignore[arg-type]
-            tool_high_m=tuple(map(min, cls.tool_high_m, workspace.high_m)),  # type: ignore[arg-type]
+        return replace(
+            self,
+            tool_low_m=tuple(map(max, self.tool_low_m, low)),
+            tool_high_m=tuple(map(min, self.tool_high_m, workspace.high_m)),
         )
+
+
+def tool_keep_outs(model: WorldModel, workspace: WorkspaceSpec) -> tuple[Constraint, ...]:
+    """Hard constraints: the tool's way stays out of what a workspace names, with room for the hand.
+
+    The gate keeps the whole arm out of it, by the arm's geometry; a plan knows the tool's point alone.
+    """
+    return keep_outs(workspace, lambda states: _tool(model, states)[0], HAND_M)
 
 
 def tool_violation(model: WorldModel, config: GuardrailConfig, states: Tensor, start: Tensor | None) -> Tensor:

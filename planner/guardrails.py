@@ -167,6 +167,18 @@ class Hazard:
         return self.score(rollout.states) - self.threshold
 
 
+def keep_outs(spec: WorkspaceSpec, probe: Probe, clearance_m: float = 0.0) -> tuple[Constraint, ...]:
+    """The constraints of a workspace's balls and boxes alone, each grown by `clearance_m` on all sides."""
+    c = clearance_m
+    return (
+        *(KeepOut(probe, ball[:3], ball[3] + c) for ball in spec.keep_out_balls_m),
+        *(
+            KeepOutBox(probe, tuple(x - c for x in box[:3]), tuple(x + c for x in box[3:]))
+            for box in spec.keep_out_boxes_m
+        ),
+    )
+
+
 def workspace_constraints(spec: WorkspaceSpec, probe: Probe, control_dt_s: float) -> tuple[Constraint, ...]:
     """The constraints that the description of a workspace puts on the tool's point.
 
@@ -177,6 +189,5 @@ def workspace_constraints(spec: WorkspaceSpec, probe: Probe, control_dt_s: float
     return (
         Workspace(probe, (*spec.low_m[:2], spec.floor_m), spec.high_m),
         SpeedLimit(probe, spec.speed_m_s, control_dt_s),
-        *(KeepOut(probe, ball[:3], ball[3]) for ball in spec.keep_out_balls_m),
-        *(KeepOutBox(probe, box[:3], box[3:]) for box in spec.keep_out_boxes_m),
+        *keep_outs(spec, probe),
     )

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from latent_mpc.agent import Agent, AgentConfig, SearchConfig
-from latent_mpc.pilot import Pilot, PilotConfig, Sight
+from latent_mpc.pilot import SPEED_SHARE, Pilot, PilotConfig, Sight
 from latent_mpc.tool_guardrails import GuardrailConfig
-from latent_mpc.types import InvalidInputError
+from latent_mpc.types import InvalidInputError, PlanningFailed
 from latent_mpc.world_model.encoder import EncoderConfig
 from latent_mpc.world_model.model import ModelConfig, WorldModel
 
@@ -123,7 +123,49 @@ def test_after_forgetting_the_plan_begins_at_the_arm(pilot, image):
     np.testing.assert_allclose(plan.position_m[0], moved, atol=1e-5)
 
 
-@pytest.mark.parametrize("wrong", [{"step_s": 0.0}, {"lead_s": -1.0}, {"surprise": 1.0}, {"deadline_s": 0.0}])
+def speeds(plan):
+    return np.linalg.norm(np.diff(plan.position_m, axis=0), axis=1) / np.diff(plan.times_s)
+
+
+def test_a_plan_that_would_be_too_fast_takes_longer(agent, pilot, image):
+    free = pilot.plan(sight(image, 0.0), 0.0, at(0.0))
+    allowed = 0.5 * float(speeds(free).max())
+    agent.reset(image[::-1].copy(), seed=0)
+    agent._noise = 1e-6
+    slow = Pilot(agent, PilotConfig(deadline_s=None, speed_m_s=allowed))
+    plan = slow.plan(sight(image, 0.0), 0.0, at(0.0))
+    assert speeds(plan).max() == pytest.approx(SPEED_SHARE * allowed, rel=0.2)  # the same way, in the same steps …
+    assert speeds(plan).max() <= allowed
+    count = len(plan.times_s)
+    np.testing.assert_allclose(plan.position_m, free.position_m[:count], atol=1e-6)
+    assert 1 < count < len(free.times_s) and plan.times_s[-1] <= slow.config.longest_s  # … of which fewer fit
+    step_s = plan.times_s[1]
+    again = slow.plan(sight(image, 0.05, 2), 0.1, at(0.1))
+    assert again is None or again.times_s[0] == pytest.approx(step_s)
+    assert slow.plan(sight(image, plan.times_s[-1] + 0.06, 3), 1.0, at(2.0)).times_s[0] == 2.0
+
+
+def test_a_model_that_is_far_too_fast_for_the_workspace_is_told(agent, pilot, image):
+    slow = Pilot(agent, PilotConfig(deadline_s=None, speed_m_s=1e-4))
+    with pytest.raises(InvalidInputError, match="raise the workspace's speed_m_s"):
+        slow.plan(sight(image, 0.0), 0.0, at(0.0))
+
+
+def test_a_plan_into_a_keep_out_is_not_sent_and_a_correction_into_one_halts_the_arm(pilot, image, monkeypatch):
+    monkeypatch.setattr(pilot.agent, "enters_keep_out", lambda state, plan: True)
+    with pytest.raises(PlanningFailed, match="keep-outs"):
+        pilot.plan(sight(image, 0.0), 0.0, at(0.0))
+    monkeypatch.undo()
+    pilot.plan(sight(image, 0.0, 2), 0.0, at(0.0))
+    monkeypatch.setattr(pilot.agent, "enters_keep_out", lambda state, plan: True)
+    plan = pilot.plan(sight(image, 0.05, 3), 0.1, at(0.1))
+    np.testing.assert_allclose(plan.times_s, [0.1, 0.15])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"longest_s": 0.1}, {"speed_m_s": 0.0}, {"step_s": 0.0}, {"lead_s": -1.0}, {"surprise": 1.0}, {"deadline_s": 0.0}],
+)
 def test_an_impossible_config_is_refused(wrong):
     with pytest.raises(InvalidInputError):
         PilotConfig(**wrong)

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from latent_mpc.tool_guardrails import GuardrailConfig, tool_violation
+from latent_mpc.planner.guardrails import Rollout, margin
+from latent_mpc.tool_guardrails import HAND_M, GuardrailConfig, tool_keep_outs, tool_violation
 from latent_mpc.types import InvalidInputError, WorkspaceSpec
 from latent_mpc.world_model.encoder import EncoderConfig
 from latent_mpc.world_model.model import ModelConfig, WorldModel
@@ -64,8 +65,32 @@ def test_a_batch_is_its_rollouts_and_the_weight_scales(model):
 
 def test_the_box_is_cut_down_to_a_workspace_and_never_grows():
     workspace = WorkspaceSpec(low_m=(0.40, -0.50, 0.0), high_m=(0.90, 0.10, 0.20), table_m=0.03)
-    config = GuardrailConfig.within(workspace)
+    config = GuardrailConfig().within(workspace)
     assert config.tool_low_m == (0.40, GuardrailConfig.tool_low_m[1], 0.03)
     assert config.tool_high_m == (GuardrailConfig.tool_high_m[0], 0.10, 0.20)
     with pytest.raises(InvalidInputError):
-        GuardrailConfig.within(WorkspaceSpec(low_m=(2.0, 2.0, 2.0), high_m=(3.0, 3.0, 3.0)))
+        GuardrailConfig().within(WorkspaceSpec(low_m=(2.0, 2.0, 2.0), high_m=(3.0, 3.0, 3.0)))
+
+
+@pytest.mark.parametrize(
+    ("keep_out", "beside_m"),
+    [
+        ({"keep_out_balls_m": ((0.5, 0.0, 0.2, 0.03),)}, 0.03 + HAND_M),
+        ({"keep_out_boxes_m": ((0.48, -0.02, 0.0, 0.52, 0.02, 0.3),)}, 0.02 + HAND_M),
+    ],
+)
+def test_a_way_through_a_keep_out_is_infeasible_by_its_depth_and_one_beside_it_is_not(keep_out, beside_m, model):
+    workspace = WorkspaceSpec(low_m=(0.3, -0.3, 0.0), high_m=(0.7, 0.3, 0.4), **keep_out)
+    constraints = tool_keep_outs(model, workspace)
+    ways = [[state(0.7, y, 0.2, 0.04)] for y in (0.0, beside_m - 0.01, beside_m + 0.01)]  # one long step each
+    found = [
+        float(
+            margin(constraints, Rollout(state(0.3, y, 0.2, 0.04)[None], torch.stack(way)[None, None], torch.zeros(1)))
+        )
+        for y, way in zip((0.0, beside_m - 0.01, beside_m + 0.01), ways, strict=True)
+    ]
+    assert found == pytest.approx([beside_m, 0.01, -0.01], abs=1e-5)
+
+
+def test_without_keep_outs_there_are_no_constraints(model):
+    assert tool_keep_outs(model, WorkspaceSpec(low_m=(0.3, -0.3, 0.0), high_m=(0.7, 0.3, 0.4))) == ()
