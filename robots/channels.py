@@ -157,6 +157,9 @@ def text_bytes(text: str) -> bytes:
 
 
 def status_from(record: NDArray[np.void]) -> Status:
+    """The status of a record. Raises InvalidInputError if it is none: there is no such phase."""
+    if int(record["tick"]["phase"]) not in set(Phase):
+        raise InvalidInputError(f"a status of phase {int(record['tick']['phase'])}; there are {list(Phase)}")
     history = record["history"]
     return Status(
         phase=Phase(int(record["tick"]["phase"])),
@@ -227,8 +230,11 @@ class PlannerPort:
         self._plan.write(plan_record(plan))
 
     def status(self) -> Status | None:
-        """As of the controller's last tick; None if it has not said anything yet."""
-        return status_from(read[0]) if (read := self._status.read()) is not None else None
+        """As of the controller's last tick; None if it has not said anything yet, or what is there is no status."""
+        try:
+            return status_from(read[0]) if (read := self._status.read()) is not None else None
+        except InvalidInputError:
+            return None
 
     def close(self) -> None:
         self._plan.close()

@@ -108,7 +108,7 @@ class Inbox:
             record = read[0]
             controller.beat(min(float(record["beat_s"]), now_s))
             for name in COMMANDS:
-                if record[name] > self._obeyed[name]:
+                if record[name] != self._obeyed[name]:  # not >: after foreign bytes in the slot, a STOP still counts
                     self._obeyed[name] = int(record[name])
                     getattr(controller, name)(now_s)
         if (read := self._plan.read()) is not None and read[1] != self._plans:

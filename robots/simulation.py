@@ -56,9 +56,9 @@ def _main(link: Link, owner: int, ready: Connection) -> None:
             world.render()  # the first frame compiles shaders
         loop = Loop(world, slots, time.monotonic())
     except (LatentMPCError, OSError) as error:
-        ready.send(str(error))
+        ready.send_bytes(str(error).encode())
         return
-    ready.send("")
+    ready.send_bytes(b"")
     while os.getppid() == owner:
         wake = loop.tick(time.monotonic())
         time.sleep(max(wake - time.monotonic(), 0))
@@ -88,7 +88,11 @@ class Simulation:
         try:
             self._process.start()
             theirs.close()
-            problem = ready.recv() if ready.poll(START_TIMEOUT_S) else f"not ready after {START_TIMEOUT_S:.0f} s"
+            problem = (
+                ready.recv_bytes().decode()
+                if ready.poll(START_TIMEOUT_S)
+                else f"not ready after {START_TIMEOUT_S:.0f} s"
+            )
             if problem:
                 raise DriverError(f"simulated {config.spec.name}: {problem}")
         except EOFError as error:

@@ -16,6 +16,7 @@ from latent_mpc.types import InvalidInputError
 
 HEADER = 16  # bytes before the record: the counter, and the record's size
 ATTEMPTS = 200
+WRAP = 1 << 63  # of the counter
 
 
 class Slot:
@@ -55,12 +56,13 @@ class Slot:
     def write(self, record: NDArray[np.void]) -> None:
         """Replace the record; only ever from one process and thread.
 
-        A record that an earlier writer left half written, because it was killed, is whole again afterwards.
+        A record that an earlier writer left half written, because it was killed, is whole again afterwards; so is one
+        that somebody else wrote into.
         """
         writing = int(self._header[0]) | 1
         self._header[0] = writing
         self._record[0] = record
-        self._header[0] = writing + 1
+        self._header[0] = (writing + 1) % WRAP or 2  # 0 is for never
 
     def read(self) -> tuple[NDArray[np.void], int] | None:
         """A copy of the record and how often it was written; None before the first time.

@@ -12,13 +12,23 @@ import numpy as np
 import pytest
 
 from latent_mpc.robots import control_process
-from latent_mpc.robots.channels import COMMAND, PLAN, Phase, plan_record, status_dtype, status_from
+from latent_mpc.robots.channels import (
+    COMMAND,
+    PLAN,
+    Phase,
+    PlannerPort,
+    Ports,
+    plan_record,
+    status_dtype,
+    status_from,
+)
 from latent_mpc.robots.control_process import Inbox, Reporter
 from latent_mpc.robots.controller import Controller
 from latent_mpc.robots.robot import DriverError, RobotState, TimedPlan
-from latent_mpc.robots.slots import Slot
+from latent_mpc.robots.slots import HEADER, Slot
 
 sys.path.insert(0, str(Path(__file__).parent))
+import hostile
 from fake_driver import SPEC, FakeDriver, gantry
 
 DT = 1 / SPEC.control_hz
@@ -87,6 +97,71 @@ def test_a_heartbeat_of_the_future_is_worth_no_more_than_one_of_now(wired: Wired
         wired.now_s += DT
         wired.controller.tick(wired.now_s)
     assert wired.controller.phase is Phase.FAULT
+
+
+FOREIGN = {
+    "a pickle": b"",
+    "garbage": hostile.GARBAGE,
+    "zeros": bytes(1),
+    "ones": b"\xff",
+    "7f": b"\x7f",
+    "80": b"\x80",
+}
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["the record", "the counter too"])
+@pytest.mark.parametrize("what", FOREIGN)
+def test_foreign_bytes_in_a_slot_move_nothing_and_what_follows_is_obeyed(
+    wired: Wired, tmp_path: Path, what: str, whole: bool
+) -> None:
+    wired.armed()
+    with hostile.unharmed(tmp_path) as pickled:
+        for slot in (wired.plan, wired.command):
+            wired.run(0.02)
+            overwrite(slot, FOREIGN[what] or pickled, whole)
+            wired.inbox.deliver(wired.controller, wired.now_s or 0.0)
+            wired.controller.tick(wired.now_s or 0.0)
+            assert wired.controller.phase is not Phase.RUNNING and np.isfinite(wired.controller.vitals._beat_s)
+            assert wired.controller.vitals._beat_s <= (wired.now_s or 0.0)
+    assert np.ptp([sent.q_rad for _, sent in wired.driver.written], axis=0).max() < 1e-9
+    wired.run(0.1)
+    wired.order("reset")
+    wired.run(1.2)
+    wired.order("arm")
+    wired.run(0.1)
+    assert wired.controller.phase is Phase.ARMED
+    wired.order("stop")
+    wired.run(0.02)
+    assert wired.controller.phase is Phase.STOPPED, "a STOP is obeyed, whatever was counted meanwhile"
+
+
+@pytest.mark.parametrize("what", FOREIGN)
+def test_foreign_bytes_for_a_status_are_none(wired: Wired, tmp_path: Path, what: str) -> None:
+    wired.armed()
+    wired.reporter.tell(wired.controller, wired.controller.tick(101.5), 0)
+    port = PlannerPort(Ports(wired.plan.name, wired.status.name, 3))
+    try:
+        assert port.status() is not None
+        with hostile.unharmed(tmp_path) as pickled:
+            overwrite(wired.status, FOREIGN[what] or pickled, whole=True)
+            said = port.status()
+        assert said is None or said.phase in Phase
+        wired.reporter.tell(wired.controller, wired.controller.tick(101.6), 0)
+        said = port.status()
+        assert said is not None and said.phase is wired.controller.phase
+    finally:
+        port.close()
+
+
+def overwrite(slot: Slot, data: bytes, whole: bool) -> None:
+    """Fill a slot's record with `data` again and again; `whole`: its counter as well, else it is a new record."""
+    memory = slot._memory.buf
+    assert memory is not None
+    begin = 0 if whole else HEADER
+    size = len(memory) - begin
+    memory[begin:] = (data * (size // len(data) + 1))[:size]
+    if not whole:
+        slot._header[0] += 2
 
 
 def test_a_record_that_is_no_plan_is_refused_and_the_next_one_followed(wired: Wired) -> None:
