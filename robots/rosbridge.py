@@ -27,6 +27,7 @@ from latent_mpc.types import LatentMPCError
 
 T = TypeVar("T")
 MAX_BYTES = 1 << 20  # of a message
+LONGEST = 300  # letters of a complaint that quotes one
 TRAJECTORY = "/joint_trajectory_controller/joint_trajectory"
 
 
@@ -218,7 +219,7 @@ class RosbridgeDriver:
 
     def _complaint_now(self, complaint: str) -> None:
         with self._lock:
-            self._complaint = complaint
+            self._complaint = complaint[:LONGEST]
 
     def _publish(self, points: list[Array], seconds: float) -> None:
         self._connected()

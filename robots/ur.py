@@ -12,7 +12,8 @@ there no torque. With `power_off=False` the controller goes on holding the arm, 
 protective stop is for a person at the pendant to clear. The UR itself has no gripper: its opening reads 1 and stays.
 
 Calls of ur_rtde may block for ever on a controller that went silent. Those run in a thread of their own and are given
-up after a time; nothing that is armed waits on them, as the watchdog acts without us.
+up after a time; nothing that is armed waits on them, as the watchdog acts without us. What comes over RTDE is read by
+ur_rtde's own code, which trusts the controller: malformed packages may end the process that reads them.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from latent_mpc.robots.bounded import within
 from latent_mpc.robots.robot import Array, Capabilities, DriverError, RobotSpec, RobotState, Setpoint
 from latent_mpc.robots.setpoints import limited
 from latent_mpc.robots.ur5e import ur5e
+from latent_mpc.robots.ur_probe import speaks_rtde
 from latent_mpc.types import LatentMPCError
 
 T = TypeVar("T")
@@ -92,6 +94,9 @@ class URDriver:
         found = self._call("connect to its dashboard server", lambda: dashboard.model(self.host, self._timeout_s))
         if found and found != self.spec.name:
             raise self._error(f"is a {found}; give the driver a spec of that name")
+        timeout_s = self._timeout_s
+        if not self._call("connect to its port of RTDE", lambda: speaks_rtde(self.host, timeout_s), 3 * timeout_s):
+            raise self._error("does not speak RTDE, version 2")
         receive = self._call("connect", lambda: RTDEReceiveInterface(self.host, variables=VARIABLES))
         self._receive, self._state = receive, None
         try:

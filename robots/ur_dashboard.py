@@ -10,21 +10,33 @@ import socket
 import time
 
 PORT = 29999
+MAX_LINE = 4096  # bytes of an answer
 POWERING = {"POWER_OFF": "power on", "IDLE": "brake release"}  # by the mode in which the arm is
 GRANTED = ("Powering on", "Brake releasing", "Powering off")
 
 
 def ask(host: str, *commands: str, timeout_s: float) -> list[str]:
-    """The answers to some commands. Raises OSError, or TimeoutError, which is one."""
+    """The answers to some commands, each within `timeout_s`. Raises OSError, or TimeoutError, which is one."""
     with socket.create_connection((host, PORT), timeout_s) as connection:
-        lines = connection.makefile("rw", encoding="utf-8", newline="\n")
-        lines.readline()  # a greeting
+        _line(connection, timeout_s)  # a greeting
         answers = []
         for command in commands:
-            lines.write(command + "\n")
-            lines.flush()
-            answers.append(lines.readline().strip())
+            connection.sendall(f"{command}\n".encode())
+            answers.append(_line(connection, timeout_s))
     return answers
+
+
+def _line(connection: socket.socket, timeout_s: float) -> str:
+    """The next line, whatever it is made of; as there is one answer a command, nothing comes after it."""
+    end, heard = time.monotonic() + timeout_s, b""
+    while not heard.endswith(b"\n"):
+        connection.settimeout(max(end - time.monotonic(), 1e-3))
+        if not (more := connection.recv(MAX_LINE)):
+            raise ConnectionError("the dashboard server hung up")
+        heard += more
+        if len(heard) > MAX_LINE:
+            raise ConnectionError(f"the dashboard server says more than {MAX_LINE} bytes in one line")
+    return heard.decode(errors="replace").strip()
 
 
 def model(host: str, timeout_s: float) -> str:

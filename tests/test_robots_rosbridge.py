@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +22,9 @@ pytest.importorskip("websockets", reason="needs websockets")
 from websockets.sync.server import serve
 
 from latent_mpc.robots.rosbridge import TRAJECTORY, RosbridgeDriver
+
+sys.path.insert(0, str(Path(__file__).parent))
+import hostile
 
 SPEC = RobotSpec(
     name="toy",
@@ -249,6 +253,59 @@ def test_what_ros_has_no_value_for_may_be_nan(arm: Arm, driver: RosbridgeDriver)
 def test_a_huge_message_ends_the_connection(arm: Arm, driver: RosbridgeDriver) -> None:
     arm.garbage = {"frame": "x" * (2 << 20)}
     wait(lambda: raises(driver.read, "closed the connection"))
+
+
+def text_frame(data: bytes) -> bytes:
+    return b"\x81\x7f" + len(data).to_bytes(8, "big") + data
+
+
+CLOSING = {
+    "a pickle": lambda pickled: b"\x82" + bytes([len(pickled)]) + pickled,
+    "a pickle as text": lambda pickled: text_frame(pickled + bytes(70_000)),
+    "garbage": lambda _: hostile.GARBAGE,
+    "1 GB announced": lambda _: hostile.frame_header(hostile.GIB, masked=False) + bytes(1000),
+}
+PASSED_OVER = {
+    "deep nesting": hostile.NESTED,
+    "no object": b"[1, 2]",
+    "no operation": b'{"op": 5}',
+    "a number without end": b'{"op": "publish", "topic": "/joint_states", "msg": ' + b"9" * 5000 + b"}",
+}
+
+
+@pytest.mark.parametrize("what", CLOSING)
+def test_what_is_no_message_ends_the_connection(arm: Arm, driver: RosbridgeDriver, tmp_path: Path, what: str) -> None:
+    with hostile.unharmed(tmp_path) as pickled:
+        arm.clients[-1].socket.sendall(CLOSING[what](pickled))
+        wait(lambda: raises(driver.read, "closed the connection"))
+        driver.close()
+    driver.connect()
+    driver.read()
+
+
+@pytest.mark.parametrize("what", PASSED_OVER)
+def test_a_message_of_nonsense_is_passed_over(arm: Arm, driver: RosbridgeDriver, tmp_path: Path, what: str) -> None:
+    with hostile.unharmed(tmp_path):
+        arm.clients[-1].send(PASSED_OVER[what].decode())
+        before = driver.read().sequence
+        wait(lambda: driver.read().sequence > before + 20)
+
+
+def test_half_a_message_is_a_stream_that_stands(arm: Arm, driver: RosbridgeDriver) -> None:
+    arm.frozen = True
+    time.sleep(0.1)
+    arm.clients[-1].socket.sendall(text_frame(b'{"op": "publish"' + b" " * 70_000)[:50])
+    last = driver.read()
+    wait(lambda: time.monotonic() - driver.read().receipt_time_s > 0.3)
+    assert driver.read() is last
+
+
+def test_what_is_quoted_of_a_long_message_is_cut(arm: Arm, driver: RosbridgeDriver) -> None:
+    arm.garbage = {"position": "x" * 500_000}
+    wait(lambda: raises(driver.read, "cannot be read"))
+    with pytest.raises(DriverError) as told:
+        driver.read()
+    assert len(str(told.value)) < 500
 
 
 def test_services_are_asked_and_their_refusal_told(arm: Arm) -> None:

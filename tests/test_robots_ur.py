@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import itertools
 import math
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,7 +27,11 @@ from latent_mpc.robots.ur5e import ur5e
 from latent_mpc.types import InvalidInputError
 
 pytest.importorskip("rtde_control", reason="needs ur_rtde")
+from latent_mpc.robots import ur_dashboard as dashboard
 from latent_mpc.robots.ur import URDriver
+
+sys.path.insert(0, str(Path(__file__).parent))
+import hostile
 
 A = (0.0, -0.425, -0.3922, 0.0, 0.0, 0.0)
 D = (0.1625, 0.0, 0.0, 0.1333, 0.0997, 0.0996)
@@ -285,6 +292,88 @@ def test_a_hung_controller_bounds_every_call(ur: Any) -> None:
     assert time.monotonic() - begin < 6.0
     os.kill(ur.process.pid, signal.SIGCONT)
     wait(lambda: ur.ask("status")["runtime"] == 1)
+
+
+class Sender:
+    """Says `greeting`, then `data` after whatever it hears, at `host` and `port`; a thread each connection."""
+
+    def __init__(self, host: str, port: int, greeting: bytes, data: Iterable[bytes]) -> None:
+        self._greeting, self._data = greeting, data
+        self._listener = socket.create_server((host, port))
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                peer, _ = self._listener.accept()
+                threading.Thread(target=self._serve, args=(peer,), daemon=True).start()
+
+    def _serve(self, peer: socket.socket) -> None:
+        with contextlib.suppress(OSError), peer:
+            peer.sendall(self._greeting)
+            while peer.recv(1000):
+                for data in self._data:
+                    peer.sendall(data)
+
+    def __enter__(self) -> Sender:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.close()
+
+
+class Drip:
+    """Bytes, one at a time, for ever."""
+
+    def __iter__(self) -> Iterator[bytes]:
+        while True:
+            time.sleep(0.02)
+            yield b"x"
+
+
+ENDLESS = [bytes(1 << 20)] * 1024  # 1 GB without an end of line
+
+
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [(ENDLESS, "more than 4096 bytes"), (Drip(), "timed out"), ([], "timed out")],
+    ids=["1 GB", "drop by drop", "nothing"],
+)
+def test_a_dashboard_that_never_ends_its_line_is_given_up(tmp_path: Path, data: Iterable[bytes], what: str) -> None:
+    host, began_s = next(addresses), time.monotonic()
+    with Sender(host, dashboard.PORT, b"hello\n", data), hostile.unharmed(tmp_path):
+        with pytest.raises(OSError, match=what):
+            dashboard.ask(host, "robotmode", timeout_s=0.3)
+        driver = URDriver(host, timeout_s=0.3)
+        assert "j" in driver.disarm()[0]
+        driver.close()
+        with pytest.raises(DriverError, match="dashboard server"):
+            driver.connect()
+    assert time.monotonic() - began_s < 5.0
+
+
+def test_an_answer_of_other_bytes_is_an_answer(tmp_path: Path) -> None:
+    with hostile.unharmed(tmp_path) as pickled:
+        for data in (pickled.replace(b"\n", b" "), hostile.GARBAGE[:500].replace(b"\n", b" ")):
+            host = next(addresses)
+            with Sender(host, dashboard.PORT, b"hello\n", [data + b"\n"]):
+                assert dashboard.power_off(host, 1.0).startswith("did not power off")
+
+
+@pytest.mark.parametrize(
+    "what", ["a pickle", "garbage", "64 kB announced", "half a package", "drop by drop", "nothing"]
+)
+def test_what_is_no_rtde_never_gets_to_the_library(tmp_path: Path, what: str) -> None:
+    host, began_s = next(addresses), time.monotonic()
+    with hostile.unharmed(tmp_path) as pickled:
+        some = {"a pickle": [pickled], "garbage": [hostile.GARBAGE], "64 kB announced": [b"\xff\xffV\x01"]}
+        some |= {"half a package": [b"\x00\x04V"], "drop by drop": [b"\x00", b"\x04"], "nothing": []}
+        with Sender(host, dashboard.PORT, b"hello\n", [b"?\n"]), Sender(host, 30004, b"", some[what]):
+            driver = URDriver(host, timeout_s=0.3)
+            with pytest.raises(DriverError, match="does not speak RTDE"):
+                driver.connect()
+            driver.close()
+    assert time.monotonic() - began_s < 3.0
 
 
 def test_a_dead_controller_is_noticed(ur: Any, driver: URDriver) -> None:
