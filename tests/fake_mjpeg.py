@@ -2,6 +2,7 @@
 
 Each frame is a plain colour picture with a white bar whose place tells the frame's number, so that a reader's frames
 can be told apart. `mode` is what it does next: live, black, stall (socket open, nothing comes) or gone (refuses).
+`between` is sent once, as it is, between two frames.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class FakeMJPEG:
     """The server, in threads; a context manager. `sent` is the number of the last frame sent, -1 before the first."""
 
     def __init__(self, fps: float = 30.0) -> None:
-        self.mode, self.sent = "live", -1
+        self.mode, self.sent, self.between = "live", -1, b""
         self._period_s, self._stop = 1 / fps, threading.Event()
         fake = self
 
@@ -72,6 +73,9 @@ class FakeMJPEG:
         due = time.monotonic()
         try:
             while not self._stop.is_set() and self.mode != "gone":
+                if self.between:
+                    data, self.between = self.between, b""
+                    request.wfile.write(data)
                 if self.mode != "stall":
                     image = picture(self.sent + 1) if self.mode == "live" else np.zeros((HEIGHT, WIDTH, 3), np.uint8)
                     jpeg = io.BytesIO()

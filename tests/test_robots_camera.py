@@ -17,6 +17,7 @@ from latent_mpc.robots.simulation_link import Link, Slots
 from latent_mpc.robots.world import SceneCamera, SimulationConfig
 from latent_mpc.types import InvalidInputError
 
+from . import hostile
 from .fake_mjpeg import BARS, HEIGHT, RED, WIDTH, FakeMJPEG, number_of
 from .leaks import no_memory_left
 from .test_robots_setpoint_check import SPEC
@@ -76,6 +77,26 @@ def test_a_stall_shows_by_its_age_and_the_stream_comes_back(stream, camera) -> N
         assert wait_until(refused) < 2
         stream.mode = "live"
         wait_until(lambda: check.judge(camera.read(), time.monotonic(), moving=True) is None)
+
+
+PART = b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n"
+HOSTILE = {
+    "a pickle": lambda pickled: PART % len(pickled) + pickled + b"\r\n",
+    "garbage": lambda _: hostile.GARBAGE,
+    "garbage for a JPEG": lambda _: PART % len(hostile.GARBAGE) + hostile.GARBAGE + b"\r\n",
+    "1 GB announced": lambda _: PART % hostile.GIB + bytes(1000),
+    "a head without end": lambda _: b"--frame\r\nX-Long: " + b"x" * (4 << 20),
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_what_is_no_frame_costs_a_pause_and_no_memory(stream, camera, tmp_path, what: str) -> None:
+    with hostile.unharmed(tmp_path) as pickled:
+        stream.between = HOSTILE[what](pickled)
+        sent_at = stream.sent
+        wait_until(lambda: not stream.between)
+        wait_until(lambda: stream.sent > sent_at + 10 and time.monotonic() - camera.read().received_s < 0.1)
+        assert camera.read().image.shape == (HEIGHT, WIDTH, 3)
 
 
 def test_nobody_there() -> None:
