@@ -1,4 +1,4 @@
-"""The commands that touch an arm: `latent-mpc drive | replay | goal capture | robot check | robot calibrate`."""
+"""The commands that touch an arm: `latent-mpc drive | replay | goal capture | robot check | calibrate | play`."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import typer
 from latent_mpc.cli_support import Seed, Weights, reported
 
 goal = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Goal images.")
-robot = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Check and calibrate an arm.")
+robot = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Check and calibrate an arm, and let it play.")
 
+Size = Annotated[int, typer.Option(min=16, metavar="PX", help="Side in pixels, as the model wants it.")]
 Robot = Annotated[
     str, typer.Option(metavar="NAME", help="mujoco (a simulated Panda), so101, or a driver: ur, franka, trossen, …")
 ]
@@ -111,7 +112,7 @@ def replay(
 def capture(
     out: Annotated[Path, typer.Option(metavar="FILE.png", help="Where to save it.")] = Path("goal.png"),
     camera: CameraSource = "0",
-    size: Annotated[int, typer.Option(min=16, metavar="PX", help="Side in pixels, as the model wants it.")] = 64,
+    size: Size = 64,
     page: Annotated[
         bool, typer.Option(help="Live preview at http://127.0.0.1:8080 with a button; else at once.")
     ] = True,
@@ -172,3 +173,43 @@ def calibrate(
         from latent_mpc.robot_check import calibrate as run
 
         typer.echo(run(port, out, typer.confirm))
+
+
+@robot.command()
+def play(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the dataset; an interrupted one goes on.")],
+    robot: Robot = "mujoco",
+    port: Port = None,
+    camera: CameraSource = None,
+    calibration: Calibration = SO101_FILE,
+    workspace: Workspace = None,
+    options: Set = None,
+    episodes: Annotated[int, typer.Option(min=1, metavar="N", help="Episodes that it shall hold in the end.")] = 200,
+    length: Annotated[int, typer.Option(min=1, metavar="N", help="Actions an episode, 0.2 s each.")] = 50,
+    step_m: Annotated[float, typer.Option(metavar="M", help="What an action of 1 means, in metres.")] = 0.06,
+    size: Size = 64,
+    seed: Seed = 0,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before a real arm moves.")] = False,
+) -> None:
+    """Let an arm move at random in its workspace, and record it as a play dataset for `pretrain` and `train`.
+
+    It reaches, wiggles, pushes and grasps without knowing where anything is. Ctrl-C stops the arm and loses the episode
+    under way; the same command goes on. Now and then put back what it has pushed out of its reach.
+
+    \b
+    Example:
+        latent-mpc robot play --episodes 2 --out data/rehearsal
+        latent-mpc robot play --robot so101 --port /dev/ttyACM0 --camera 0 --workspace workspace.yaml --out data/play
+    """
+    with reported(out):
+        from latent_mpc.robot_play import RobotPlayConfig, record
+        from latent_mpc.stations import SIMULATED, RobotChoice, open_stage
+
+        choice = RobotChoice(robot, port, camera, calibration, workspace, tuple(options or ()))
+        config = RobotPlayConfig(num_episodes=episodes, episode_length=length, step_m=step_m)
+        with open_stage(choice, size, seed) as stage:
+            if not (yes or choice.name == SIMULATED):
+                typer.confirm(
+                    "The arm will move by itself; is everybody away, and the emergency stop at hand?", abort=True
+                )
+            typer.echo(record(stage, config, name=choice.name, out=out, seed=seed))

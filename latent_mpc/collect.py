@@ -28,15 +28,14 @@ from latent_mpc.types import InvalidInputError, LatentMPCError
 from latent_mpc.video import tile, write_video
 from latent_mpc.workers import run_in_processes
 from latent_mpc.world_model.dataset import (
-    HEADER_NAME,
     DatasetHeader,
     Episode,
+    begin_dataset,
     episode_path,
+    episode_paths,
     plain,
     read_episode,
-    read_header,
     write_episode,
-    write_header,
 )
 
 PREVIEW_EPISODES = 6
@@ -114,7 +113,7 @@ def collect(
                 "then run the same command again"
             ) from error
     statistics = save_coverage(out, (config.env.object_low_m, config.env.object_high_m))
-    _write_preview(out, config)
+    write_preview(out, config.env.control_dt_s)
     return statistics
 
 
@@ -170,18 +169,7 @@ def _prepare(out: Path, config: CollectConfig, seed: int) -> None:
         control_dt_s=config.env.control_dt_s,
     )
     env.close()
-    out.mkdir(parents=True, exist_ok=True)
-    for partial in out.glob("*.partial"):  # left by a process that was killed while it wrote
-        partial.unlink(missing_ok=True)
-    if not (out / HEADER_NAME).exists():
-        write_header(out, header)
-        return
-    old, new = asdict(read_header(out)), asdict(header)
-    changed = {key: f"{old[key]} there, {new[key]} asked for" for key in new if old[key] != new[key]}
-    if changed:
-        raise InvalidInputError(
-            f"{out} holds a dataset made with other settings ({changed}); give another folder, or the same settings"
-        )
+    begin_dataset(out, header)
 
 
 def _practice(config: CollectConfig) -> dict[str, Any]:
@@ -207,13 +195,12 @@ def _make_episode(config: CollectConfig, out: Path, seed: int, index: int) -> No
     write_episode(out, index, collect_episode(_process_env(config), config, seed, index))
 
 
-def _write_preview(out: Path, config: CollectConfig) -> None:
-    """The first episodes side by side, three times as fast as they were."""
-    paths = [episode_path(out, i) for i in range(min(PREVIEW_EPISODES, config.num_episodes))]
-    films = [read_episode(path).image for path in paths]
+def write_preview(out: Path, control_dt_s: float) -> None:
+    """The first episodes of a dataset side by side, three times as fast as they were, as `preview.mp4`."""
+    films = [read_episode(path).image for path in episode_paths(out)[:PREVIEW_EPISODES]]
     scale = max(1, round(213 / films[0].shape[2]))
     frames = (
         tile([np.kron(film[min(t, len(film) - 1)], np.ones((scale, scale, 1), np.uint8)) for film in films], 3)
         for t in range(max(map(len, films)))
     )
-    write_video(out / "preview.mp4", frames, fps=3 / config.env.control_dt_s)
+    write_video(out / "preview.mp4", frames, fps=3 / control_dt_s)

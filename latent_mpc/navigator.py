@@ -20,20 +20,16 @@ import torch
 from latent_mpc.agent import Agent, Trace, load_agent
 from latent_mpc.frame_log import FrameLog
 from latent_mpc.navigator_link import Charge, View
-from latent_mpc.pilot import Pilot, PilotConfig, Sight
-from latent_mpc.robots.camera import Frame, Image
+from latent_mpc.pilot import Pilot, PilotConfig
+from latent_mpc.robots.camera import Image
 from latent_mpc.robots.channels import Phase, PlannerPort, Status
 from latent_mpc.robots.controller import LIVE
 from latent_mpc.robots.frame_check import FrameCheck, FrameLimits
-from latent_mpc.robots.kinematics import Kinematics, ToolPose
-from latent_mpc.robots.robot import Array, RobotSpec
+from latent_mpc.robots.kinematics import Kinematics
 from latent_mpc.shipped import weights_folder
+from latent_mpc.sight import MOVED_RAD, POLL_S, REMEMBERED, sighted
 from latent_mpc.types import LatentMPCError
 from latent_mpc.world_model.gallery import load_gallery
-
-POLL_S = 0.002
-MOVED_RAD = 0.01  # of a joint between frames: a camera sees that
-REMEMBERED = 400  # statuses, to know the arm as of a frame
 
 
 def navigate(charge: Charge) -> None:
@@ -95,23 +91,6 @@ def _navigate(charge: Charge, view: View) -> None:
         port.close()
         if log is not None:
             log.close()
-
-
-def sighted(frame: Frame, past: deque[Status], forward: Callable[[Array], ToolPose], spec: RobotSpec) -> Sight:
-    """A frame, and the arm when it was taken: as the camera says, or as the controller's statuses remember it.
-
-    Raises:
-        InvalidInputError: the frame is older than what is remembered.
-    """
-    if frame.q_rad is not None and frame.gripper is not None and frame.motion_s is not None:
-        q_rad, gripper, motion_s = frame.q_rad, frame.gripper, frame.motion_s
-    else:
-        motion_s = past[-1].motion_at(frame.captured_s)
-        tick = min((s.tick for s in past), key=lambda tick: abs(float(tick["now_s"]) - frame.captured_s))
-        q_rad, gripper = tick["q_rad"], float(tick["gripper"])
-    pose = forward(q_rad)
-    width_m = gripper * spec.gripper_width_m
-    return Sight(frame.image, frame.sequence, motion_s, pose.position_m, pose.yaw_rad, width_m)
 
 
 def _motion_s(port: PlannerPort) -> float:

@@ -18,16 +18,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from latent_mpc.agent import Agent
 from latent_mpc.planner.hierarchy import HierarchyPlan
 from latent_mpc.planner.rollout import rollout
-from latent_mpc.robots.robot import TimedPlan
+from latent_mpc.robots.robot import Array, TimedPlan
+from latent_mpc.sight import Sight
 from latent_mpc.types import InvalidInputError, Plan, PlanningFailed
-
-Array = NDArray[np.float64]
 
 SPEED_SHARE = 0.95  # of the allowed speed: the gate, which measures each tick, then has nothing to hold back
 
@@ -67,30 +65,6 @@ class PilotConfig:
             raise InvalidInputError(f"longest_s must be a step of {self.step_s} s at least, got {self.longest_s}")
         if self.deadline_s is not None and not self.deadline_s > 0:
             raise InvalidInputError(f"deadline_s must be positive, got {self.deadline_s}")
-
-
-@dataclass(frozen=True)
-class Sight:
-    """What the pilot is told: an image, and the arm as of the image.
-
-    Attributes:
-        image: uint8 (H, W, 3). sequence: of the image.
-        motion_s: the controller's motion clock when the image was taken.
-        position_m, yaw_rad, width_m: the tool's position (3,) and yaw in the base's frame, and the fingers' distance.
-    """
-
-    image: NDArray[np.uint8]
-    sequence: int
-    motion_s: float
-    position_m: Array
-    yaw_rad: float
-    width_m: float
-
-    def observation(self) -> dict[str, NDArray[np.uint8] | NDArray[np.float32]]:
-        """For the agent."""
-        yaw = self.yaw_rad
-        proprio = np.array([*self.position_m, math.sin(yaw), math.cos(yaw), self.width_m], np.float32)
-        return {"image": self.image, "proprio": proprio}
 
 
 class Pilot:
@@ -137,6 +111,8 @@ class Pilot:
             return None  # halting
         elapsed = (sight.motion_s - self._begin_s) / self._step_s + 1e-6
         if self._plan is None or elapsed >= self._steps + c.rest_s / self._step_s:
+            if self.agent.refocus(sight.observation()):
+                self._plan, state = None, self.agent.observe(sight.observation())[None]
             plan, steps = self.agent.plan(state, self._plan, self._steps - self._at, c.deadline_s)
             if self.agent.enters_keep_out(state, plan):
                 raise PlanningFailed("no plan that was found keeps the tool out of the workspace's keep-outs")

@@ -18,12 +18,13 @@ import numpy as np
 
 from latent_mpc.agent import Agent
 from latent_mpc.envs.tabletop import TabletopEnv
-from latent_mpc.pilot import Pilot, PilotConfig, Sight
+from latent_mpc.pilot import Pilot, PilotConfig
 from latent_mpc.robots.channels import Phase
 from latent_mpc.robots.controller import LIVE, Controller, ControllerConfig
 from latent_mpc.robots.parts import standard_parts
 from latent_mpc.robots.robot import Capabilities, RobotState, Setpoint, TimedPlan
 from latent_mpc.robots.world import World
+from latent_mpc.sight import Sight
 from latent_mpc.simulated_panda import SERVO_LAG_S, TABLETOP, simulation_config
 from latent_mpc.types import InvalidInputError, PlanningFailed, WorkspaceSpec
 

@@ -57,6 +57,21 @@ class RobotChoice:
 
 
 @dataclass(frozen=True)
+class Stage:
+    """An arm with its camera and its place, before there is a goal.
+
+    Attributes:
+        make: () -> driver, not connected; picklable. make_camera: the same of the camera.
+        workspace: where the tool may go. lag_s: of the arm behind its setpoints.
+    """
+
+    make: Callable[[], Driver]
+    make_camera: Callable[[], Camera]
+    workspace: WorkspaceSpec
+    lag_s: float = 0.0
+
+
+@dataclass(frozen=True)
 class SquareCamera:
     """A camera whose frames are cut and averaged to the model's square image."""
 
@@ -114,11 +129,34 @@ def open_station(choice: RobotChoice, weights: str, goal: Path | None, task: str
         with simulated_station(task, seed, image) as station:
             yield station
         return
-    make = choice.driver()
-    if choice.camera is None or image is None or choice.workspace is None:
+    if image is None:
         raise InvalidInputError(f"robot {choice.name!r} needs --camera, --goal and --workspace; see docs/driving.md")
+    stage = _real_stage(choice, size)
+    yield Station(stage.make, stage.make_camera, image, stage.workspace)
+
+
+@contextlib.contextmanager
+def open_stage(choice: RobotChoice, size: int, seed: int) -> Iterator[Stage]:
+    """The arm and camera of a choice, without a goal.
+
+    Args:
+        size: of a real camera's frames, pixels a side. seed: scene of the simulated arm, whose frames have their size.
+    Raises:
+        InvalidInputError: a real arm lacks its camera or workspace, or one of them cannot be read.
+    """
+    if choice.name == SIMULATED:
+        with simulated_station("PickPlace", seed) as station:
+            yield Stage(station.make, station.make_camera, station.workspace, station.lag_s)
+        return
+    yield _real_stage(choice, size)
+
+
+def _real_stage(choice: RobotChoice, size: int) -> Stage:
+    make = choice.driver()
+    if choice.camera is None or choice.workspace is None:
+        raise InvalidInputError(f"robot {choice.name!r} needs --camera and --workspace; see docs/driving.md")
     workspace = load_config(WorkspaceSpec, choice.workspace, [])
-    yield Station(make, partial(square_camera, choice.camera, size), image, workspace)
+    return Stage(make, partial(square_camera, choice.camera, size), workspace)
 
 
 def capture_goal(source: str, out: Path, size: int, *, page: bool) -> str:

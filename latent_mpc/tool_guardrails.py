@@ -59,8 +59,8 @@ class GuardrailConfig:
         low = (*workspace.low_m[:2], workspace.floor_m)
         return replace(
             self,
-            tool_low_m=tuple(map(max, self.tool_low_m, low)),
-            tool_high_m=tuple(map(min, self.tool_high_m, workspace.high_m)),
+            tool_low_m=tuple(map(max, self.tool_low_m, low)),  # type: ignore[arg-type]
+            tool_high_m=tuple(map(min, self.tool_high_m, workspace.high_m)),  # type: ignore[arg-type]
         )
 
 

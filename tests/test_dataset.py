@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import h5py
 import numpy as np
@@ -53,6 +54,17 @@ def test_an_episode_comes_back_bit_for_bit(directory):
         np.testing.assert_array_equal(getattr(read, name), getattr(written, name))
         assert getattr(read, name).dtype == getattr(written, name).dtype
     assert read.seed == 1
+
+
+def test_play_without_truth_is_read_and_loaded_and_says_so_where_truth_is_asked_for(directory):
+    blind = replace(make_episode(1, 7), object_positions=None, is_grasped=None)
+    write_episode(directory, 1, blind)
+    read = read_episode(episode_path(directory, 1))
+    assert read.object_positions is None and read.is_grasped is None
+    np.testing.assert_array_equal(read.image, blind.image)
+    assert len(PlayDataset.load(directory, progress=False).action) == sum(LENGTHS) + 3
+    with pytest.raises(InvalidInputError, match="nobody knows"):
+        PlayDataset.load(directory, with_truth=True, progress=False)
 
 
 def test_the_file_layout_is_the_documented_one(directory):

@@ -39,7 +39,7 @@ def make_episode(seed: int) -> Episode:
         frame[y : y + 8, x : x + 8] = 255
     proprio = rng.normal(size=(STEPS + 1, 6)).astype(np.float32) * 0.05
     action = rng.uniform(-1, 1, (STEPS, 5)).astype(np.float32)
-    return Episode(image, proprio, action, positions / 100, np.arange(STEPS + 1) % 4 == 0, seed)
+    return Episode(image, proprio, action, seed, positions / 100, np.arange(STEPS + 1) % 4 == 0)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from latent_mpc.agent import Agent, AgentConfig, SearchConfig
-from latent_mpc.pilot import SPEED_SHARE, Pilot, PilotConfig, Sight
+from latent_mpc.pilot import SPEED_SHARE, Pilot, PilotConfig
+from latent_mpc.sight import Sight
 from latent_mpc.tool_guardrails import GuardrailConfig
 from latent_mpc.types import InvalidInputError, PlanningFailed
 from latent_mpc.world_model.encoder import EncoderConfig

@@ -7,8 +7,9 @@
                         truth/is_grasped       bool    (T+1,)
                         attributes: seed, length = T
 
-`truth` is for scoring; nothing that trains reads it. A file appears under its name only when it is whole, so
-a kill loses at most the episode under way, workers need no lock, and whoever resumes skips what exists.
+`truth` is for scoring; nothing that trains reads it, and play of a real arm has none. A file appears under its name
+only when it is whole, so a kill loses at most the episode under way, workers need no lock, and whoever resumes skips
+what exists.
 """
 
 from __future__ import annotations
@@ -40,23 +41,24 @@ class Episode:
         image: uint8 (T+1, H, W, 3), RGB.
         proprio: float32 (T+1, P).
         action: float32 (T, A), in [-1, 1].
-        object_positions: float32 (T+1, N, 3), metres, world frame; for scoring only.
-        is_grasped: bool (T+1,); for scoring only.
         seed: the seed that the episode was made with.
+        object_positions: float32 (T+1, N, 3), metres, world frame; for scoring only, None where nobody knows.
+        is_grasped: bool (T+1,); likewise.
     """
 
     image: NDArray[np.uint8]
     proprio: NDArray[np.float32]
     action: NDArray[np.float32]
-    object_positions: NDArray[np.float32]
-    is_grasped: NDArray[np.bool_]
     seed: int
+    object_positions: NDArray[np.float32] | None = None
+    is_grasped: NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
         t = len(self.action)
-        frames = (self.image, self.proprio, self.object_positions, self.is_grasped)
-        if t < 1 or any(len(array) != t + 1 for array in frames):
-            raise InvalidInputError(f"an episode of {t} actions needs {t + 1} frames, got {[len(a) for a in frames]}")
+        arrays = (self.image, self.proprio, self.object_positions, self.is_grasped)
+        frames = [len(array) for array in arrays if array is not None]
+        if t < 1 or any(count != t + 1 for count in frames):
+            raise InvalidInputError(f"an episode of {t} actions needs {t + 1} frames, got {frames}")
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class DatasetHeader:
     """What `dataset.yaml` says: how the episodes were made, and their shapes.
 
     Attributes:
-        env_id: Gymnasium id of the environment.
+        env_id: Gymnasium id of the environment, or "robot/" and an arm's name.
         env_config: the environment's configuration as plain YAML values.
         play_config: the play policy's configuration as plain YAML values.
         seed: base seed; episode i uses `SeedSequence(seed, spawn_key=(i,))`.
@@ -142,6 +144,27 @@ def read_header(directory: Path) -> DatasetHeader:
         raise InvalidInputError(f"{path} is not the header of a play dataset: {error}") from error
 
 
+def begin_dataset(directory: Path, header: DatasetHeader) -> None:
+    """Write the header, or go on with what was begun under the same one; leftovers of a kill are cleared away.
+
+    Raises:
+        InvalidInputError: `directory` holds a dataset made with other settings; it is left as it is.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    for partial in directory.glob("*.partial"):  # left by a process that was killed while it wrote
+        partial.unlink(missing_ok=True)
+    if not (directory / HEADER_NAME).exists():
+        write_header(directory, header)
+        return
+    old, new = dataclasses.asdict(read_header(directory)), dataclasses.asdict(header)
+    changed = {key: f"{old[key]} there, {new[key]} asked for" for key in new if old[key] != new[key]}
+    if changed:
+        raise InvalidInputError(
+            f"{directory} holds a dataset made with other settings ({changed}); give another folder, or the same "
+            "settings"
+        )
+
+
 def episode_path(directory: Path, index: int) -> Path:
     """Where episode `index` lies."""
     return Path(directory) / f"episode_{index:06d}.h5"
@@ -183,8 +206,12 @@ def write_episode(directory: Path, index: int, episode: Episode) -> Path:
         file.create_dataset("image", data=episode.image, dtype="u1", **storage)
         file.create_dataset("proprio", data=episode.proprio, dtype="f4")
         file.create_dataset("action", data=episode.action, dtype="f4")
-        file.create_dataset("truth/object_positions", data=episode.object_positions, dtype="f4")
-        file.create_dataset("truth/is_grasped", data=episode.is_grasped, dtype="?")
+        for name, truth, dtype in (
+            ("object_positions", episode.object_positions, "f4"),
+            ("is_grasped", episode.is_grasped, "?"),
+        ):
+            if truth is not None:
+                file.create_dataset(f"truth/{name}", data=truth, dtype=dtype)
         file.attrs["seed"] = episode.seed
         file.attrs["length"] = len(episode.action)
         file.flush()
@@ -204,9 +231,8 @@ def read_episode(path: Path) -> Episode:
                 image=file["image"][:],
                 proprio=file["proprio"][:],
                 action=file["action"][:],
-                object_positions=file["truth/object_positions"][:],
-                is_grasped=file["truth/is_grasped"][:],
                 seed=int(file.attrs["seed"]),
+                **{name: truth[:] for name, truth in file.get("truth", {}).items()},
             )
     except _READ_ERRORS as error:
         raise InvalidInputError(f"{path} is no whole episode ({error}); {_REMEDY}") from error
@@ -253,7 +279,8 @@ class PlayDataset:
             with_truth: also read `object_positions` and `is_grasped`.
             progress: show a progress bar.
         Raises:
-            InvalidInputError: no header, or no readable episode. Single bad files are skipped with a warning.
+            InvalidInputError: no header, no readable episode, or no truth where it was asked for. Single bad files are
+                skipped with a warning.
         """
         directory = Path(directory)
         header = read_header(directory)
@@ -262,8 +289,14 @@ class PlayDataset:
         for path in episode_paths(directory)[:max_episodes]:
             try:
                 with h5py.File(path, "r") as file:
-                    frames[path] = file["action"].shape[0] + 1
-                    num_objects = num_objects or file["truth/object_positions"].shape[1]
+                    length = file["action"].shape[0]
+                    if with_truth and "truth" not in file:
+                        raise _NoTruth(f"{path} was recorded where nobody knows the objects' true positions")
+                    if with_truth:
+                        num_objects = num_objects or file["truth/object_positions"].shape[1]
+                    frames[path] = length + 1
+            except _NoTruth:
+                raise
             except _READ_ERRORS as error:
                 warnings.warn(f"skipped {path}: {error}; {_REMEDY}", stacklevel=2)
         capacity = sum(frames.values())
@@ -343,6 +376,10 @@ class PlayDataset:
         count = int(np.clip(round(validation_fraction * len(episodes)), 1, len(episodes) - 1))
         order = np.random.default_rng(seed).permutation(episodes)
         return np.sort(order[count:]), np.sort(order[:count])
+
+
+class _NoTruth(InvalidInputError):
+    """An episode of a real arm, where truth was asked for."""
 
 
 # What h5py raises on a bad file, and what a foreign one makes of the lines that read it.
