@@ -24,21 +24,17 @@ from latent_mpc.envs import register_envs
 from latent_mpc.envs.play import PlayConfig, PlayPolicy
 from latent_mpc.envs.tabletop import TabletopConfig, TabletopEnv
 from latent_mpc.practice import PracticePolicy
+from latent_mpc.preview import write_preview
 from latent_mpc.types import InvalidInputError, LatentMPCError
-from latent_mpc.video import tile, write_video
 from latent_mpc.workers import run_in_processes
 from latent_mpc.world_model.dataset import (
     DatasetHeader,
     Episode,
     begin_dataset,
     episode_path,
-    episode_paths,
     plain,
-    read_episode,
     write_episode,
 )
-
-PREVIEW_EPISODES = 6
 
 
 @dataclass(frozen=True)
@@ -193,14 +189,3 @@ def _process_env(config: CollectConfig) -> gymnasium.Env[Any, Any]:
 
 def _make_episode(config: CollectConfig, out: Path, seed: int, index: int) -> None:
     write_episode(out, index, collect_episode(_process_env(config), config, seed, index))
-
-
-def write_preview(out: Path, control_dt_s: float) -> None:
-    """The first episodes of a dataset side by side, three times as fast as they were, as `preview.mp4`."""
-    films = [read_episode(path).image for path in episode_paths(out)[:PREVIEW_EPISODES]]
-    scale = max(1, round(213 / films[0].shape[2]))
-    frames = (
-        tile([np.kron(film[min(t, len(film) - 1)], np.ones((scale, scale, 1), np.uint8)) for film in films], 3)
-        for t in range(max(map(len, films)))
-    )
-    write_video(out / "preview.mp4", frames, fps=3 / control_dt_s)

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from latent_mpc.collect import write_preview
+from latent_mpc.preview import write_preview
 from latent_mpc.robots.camera import Camera, Frame
 from latent_mpc.robots.channels import Phase, Status
 from latent_mpc.robots.controller import ControllerConfig

@@ -129,9 +129,9 @@ def open_station(choice: RobotChoice, weights: str, goal: Path | None, task: str
         with simulated_station(task, seed, image) as station:
             yield station
         return
-    if image is None:
-        raise InvalidInputError(f"robot {choice.name!r} needs --camera, --goal and --workspace; see docs/driving.md")
     stage = _real_stage(choice, size)
+    if image is None:
+        raise InvalidInputError(f"robot {choice.name!r} needs --goal, an image; see docs/driving.md")
     yield Station(stage.make, stage.make_camera, image, stage.workspace)
 
 

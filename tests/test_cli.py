@@ -23,7 +23,7 @@ from latent_mpc.cli_support import is_disk_full
 from latent_mpc.types import InvalidInputError, UnknownNameError
 
 COMMANDS = ["collect", "pretrain", "train", "eval", "demo", "info", "bench planners"]
-ROBOT_COMMANDS = ["drive", "replay", "goal capture", "robot check", "robot calibrate"]
+ROBOT_COMMANDS = ["drive", "replay", "goal capture", "robot check", "robot calibrate", "robot play"]
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def test_help_of_what_touches_an_arm_shows_an_example(command: str) -> None:
         (("drive", "--robot", "kuka"), "unknown robot 'kuka'; available: .*'mujoco'.*'so101'"),
         (("drive", "--robot", "so101"), "an SO-101 needs --port"),
         (("drive", "--robot", "ur", "--set", "host"), "--set 'host' must be KEY=VALUE"),
-        (("drive", "--robot", "ur", "--set", "host=127.0.0.1"), "robot 'ur' needs --camera, --goal and --workspace"),
+        (("drive", "--robot", "ur", "--set", "host=127.0.0.1"), "robot 'ur' needs --camera and --workspace"),
         (("drive", "--goal", "missing.png"), "goal missing.png cannot be read as an image"),
         (("replay", "missing"), "missing"),
     ],
