@@ -43,6 +43,7 @@ from latent_mpc.types import (
     WorkspaceSpec,
     check_image,
 )
+from latent_mpc.world_model.focus import find_hues
 from latent_mpc.world_model.macro import MacroActions
 from latent_mpc.world_model.model import WorldModel, load_world_model
 
@@ -151,6 +152,7 @@ class Agent:
 
     Attributes:
         trace: the last plan; None before the first `act`.
+        focus: number of the thing that it attends to; 0 where the model sees all at once.
     """
 
     def __init__(
@@ -202,9 +204,22 @@ class Agent:
         """
         image = self._checked_image(goal_image, "goal_image")
         with torch.no_grad():
-            self._goal = self.model.observe_goal(torch.from_numpy(image.copy())[None].to(self.device))  # (1, D)
-            spread = self.model.scene_distance.spread(self._goal[0])
-        self._noise = self.config.noise_margin * float(spread.clamp_min(float(self.model.scene_noise.clamp_min(1e-6))))
+            images = torch.from_numpy(image.copy())[None]
+            self._hues = self._find_hues(images)
+            self._goals = self.model.observe_goal(self._for_each_hue(images), self._hues)  # (Q, D)
+        self.focus = 0
+        self._aim()
+        self._generator = torch.Generator()
+        if seed is None:
+            self._generator.seed()
+        else:
+            self._generator.manual_seed(seed)
+        self.trace: Trace | None = None
+
+    def _aim(self) -> None:
+        """Plan from now on to bring what is in focus to its goal."""
+        self._goal = self._goals[self.focus, None]  # (1, D)
+        self._noise = float(self._open(self._goal))
         dynamics = self.model.predictor if self.config.coarse_dynamics == "decoded" else None
         self._macro = MacroActions(self.model.macro, self._goal[0], dynamics)
         self._hierarchy = Hierarchy(
@@ -216,15 +231,27 @@ class Agent:
             fine_reduction="sum",  # straight to the subgoal: only the first steps of a chunk are executed
             constraints=self._constraints,
         )
-        self._generator = torch.Generator()
-        if seed is None:
-            self._generator.seed()
-        else:
-            self._generator.manual_seed(seed)
         self._horizon: RecedingHorizon[Plan | HierarchyPlan] = RecedingHorizon(
             self.config.execute_steps, self.config.deadline_s
         )
-        self.trace: Trace | None = None
+
+    def _find_hues(self, goal: Tensor) -> Tensor | None:
+        """What there is to attend to in a goal image (1, H, W, 3), for a model that attends."""
+        if not self.model.encoder.config.attends:
+            return None
+        hues = find_hues(goal)
+        if not len(hues):
+            raise InvalidInputError("the goal image shows nothing coloured, which is all that this model attends to")
+        return hues.to(self.device)
+
+    def _for_each_hue(self, rows: Tensor) -> Tensor:
+        """Rows (1, …), once for each hue, on the agent's device: (Q, …)."""
+        return rows.to(self.device).expand(1 if self._hues is None else len(self._hues), *rows.shape[1:])
+
+    def _open(self, states: Tensor) -> Tensor:
+        """How far states (N, D) that count as the same may be apart, as a distance (N,)."""
+        spread = self.model.scene_distance.spread(states)
+        return self.config.noise_margin * spread.clamp_min(float(self.model.scene_noise.clamp_min(1e-6)))
 
     def act(self, observation: Mapping[str, Any]) -> NDArray[np.float32]:
         """The next action (A,) in [-1, 1]; reads only `image` and `proprio` of the observation.
@@ -235,6 +262,8 @@ class Agent:
         """
         if self._goal is None:
             raise InvalidInputError("call reset(goal_image) before act(observation)")
+        if self._horizon.plan is None or self._horizon.executed >= self._horizon.execute_steps:
+            self.refocus(observation)
         state, horizon = self.observe(observation)[None], self._horizon
         with torch.no_grad():
             left = horizon.execute_steps - horizon.executed
@@ -256,20 +285,47 @@ class Agent:
 
     @torch.no_grad()
     def observe(self, observation: Mapping[str, Any]) -> Tensor:
-        """The state (D,) that the model sees in an observation.
+        """The state (D,) that the model sees in an observation, of what is in focus.
 
         Raises:
             InvalidInputError: the observation is malformed, or does not fit the model.
         """
+        image, proprio = self._checked(observation)
+        hues = None if self._hues is None else self._hues[self.focus, None]
+        return self.model.observe(image.to(self.device), proprio.to(self.device), hues)[0]
+
+    @torch.no_grad()
+    def refocus(self, observation: Mapping[str, Any]) -> bool:
+        """Turn to another thing, if the one in focus is where the goal image shows it; call it before planning anew.
+
+        The next is the one that is furthest off; with all in place the focus stays.
+
+        Returns:
+            Whether it has changed: the last plan is then of no use.
+        """
+        if self._hues is None:
+            return False
+        image, proprio = self._checked(observation)
+        states = self.model.observe(self._for_each_hue(image), self._for_each_hue(proprio), self._hues)
+        off = self.model.scene_distance(states, self._goals) / torch.maximum(
+            self._open(states), self._open(self._goals)
+        )
+        furthest = int(off.argmax())
+        if furthest == self.focus or off[furthest] <= 1 or (self.trace is not None and off[self.focus] > 1):
+            return False
+        self.focus = furthest
+        self._aim()
+        return True
+
+    def _checked(self, observation: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        """Image (1, H, W, 3) and proprioception (1, P) of an observation."""
         seen = Observation.from_mapping(observation)
         image = self._checked_image(seen.image, "image")
         if seen.proprio.shape != (self.model.config.proprio_dim,):
             raise InvalidInputError(
                 f"proprio must have {self.model.config.proprio_dim} entries, got {seen.proprio.shape[0]}"
             )
-        return self.model.observe(
-            torch.from_numpy(image.copy())[None].to(self.device), torch.from_numpy(seen.proprio)[None].to(self.device)
-        )[0]
+        return torch.from_numpy(image.copy())[None], torch.from_numpy(seen.proprio)[None]
 
     def _arranged(self, state: Tensor) -> bool:
         """Whether the scene of a state (1, D) is as the goal shows it, as far as the model can tell."""

@@ -23,6 +23,7 @@ from tqdm import tqdm
 from latent_mpc.types import InvalidInputError
 from latent_mpc.world_model.dataset import PlayDataset
 from latent_mpc.world_model.encoder import KeypointEncoder
+from latent_mpc.world_model.focus import hues_of_episodes
 from latent_mpc.world_model.model import WorldModel
 from latent_mpc.world_model.probe import Probe, axis_errors, fit_probe
 
@@ -119,6 +120,9 @@ class _Measuring:
         self.held = dataset.clip_starts(0, validation_episodes)
         self.validation_episodes = validation_episodes
         self.positions = torch.from_numpy(dataset.object_positions)  # (F, N, 3)
+        self.hues = None
+        if self.encoder.config.attends:
+            self.hues = hues_of_episodes(torch.from_numpy(dataset.image), dataset.lengths)[:, 0]
         self.grasped = torch.from_numpy(dataset.is_grasped[self.held])
 
     def run(self) -> dict[str, Any]:
@@ -154,8 +158,9 @@ class _Measuring:
         latents = []
         for i in range(0, len(frames), ENCODE_BATCH):
             bar.set_description(f"encode {i}/{len(frames)}")
-            images = torch.from_numpy(self.dataset.image[frames[i : i + ENCODE_BATCH]])
-            latents.append(encoder.encode_all(images))
+            at = frames[i : i + ENCODE_BATCH]
+            looked_for = None if self.hues is None else self.hues[at]
+            latents.append(encoder.encode_all(torch.from_numpy(self.dataset.image[at]), looked_for))
         return torch.cat(latents).to(self.device)
 
     def _fit(self, features: Tensor, bar: tqdm) -> Probe:
@@ -170,7 +175,7 @@ class _Measuring:
             torch.manual_seed(self.seed)  # layers draw their initial weights from torch's own generator
             encoder = KeypointEncoder(self.encoder.config)
         some = self.train[:: -(-len(self.train) // CALIBRATION_FRAMES)]
-        encoder.calibrate(torch.from_numpy(self.dataset.image[some]))
+        encoder.calibrate(torch.from_numpy(self.dataset.image[some]), None if self.hues is None else self.hues[some])
         return encoder.requires_grad_(False).to(self.device)
 
     def _proprio(self, frames: NDArray[np.int64]) -> Tensor:
@@ -268,6 +273,9 @@ def _predictions(model: WorldModel, states: Tensor, actions: Tensor) -> Iterator
 def _check(model: WorldModel | KeypointEncoder, dataset: PlayDataset) -> None:
     if dataset.object_positions is None or dataset.is_grasped is None:
         raise InvalidInputError("load the dataset with_truth=True: measuring needs the objects' true positions")
+    encoder = model.encoder if isinstance(model, WorldModel) else model
+    if encoder.config.attends and dataset.object_positions.shape[1] > 1:
+        raise InvalidInputError("an encoder that attends to one thing is measured on play with one object")
     if isinstance(model, WorldModel):
         given = dataset.header.proprio_dim, dataset.header.action_dim
         wanted = model.config.proprio_dim, model.config.action_dim

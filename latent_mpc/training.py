@@ -18,6 +18,7 @@ from latent_mpc.world_model import pretrain as pretraining
 from latent_mpc.world_model.checkpoint import config_from_dict, load_checkpoint, load_module
 from latent_mpc.world_model.dataset import PlayDataset
 from latent_mpc.world_model.encoder import EncoderConfig, KeypointEncoder
+from latent_mpc.world_model.focus import hues_of_episodes
 from latent_mpc.world_model.gallery import save_gallery
 from latent_mpc.world_model.model import ModelConfig, WorldModel, load_world_model, save_world_model
 from latent_mpc.world_model.train import Clips, train_heads
@@ -64,6 +65,18 @@ class EpisodeClips:
     @property
     def action(self) -> NDArray[np.float32]:
         return self.dataset.action
+
+    @functools.cached_property
+    def hues(self) -> NDArray[np.float32]:
+        """Of the coloured things in each frame's episode, (F, Q), rad; NaN where there are fewer.
+
+        Raises:
+            InvalidInputError: nothing is coloured.
+        """
+        hues = hues_of_episodes(torch.from_numpy(self.dataset.image), self.dataset.lengths).numpy()
+        if not hues.size:
+            raise InvalidInputError("nothing in the play is coloured; set encoder.attends=false")
+        return hues
 
     def clip_starts(self, length: int) -> NDArray[np.int64]:
         """Indices i for which frames i … i + length - 1 lie in one of the episodes."""
@@ -181,14 +194,36 @@ def load_encoder(folder: Path) -> KeypointEncoder:
 def encode_clips(
     encoder: KeypointEncoder, dataset: PlayDataset, episodes: NDArray[np.int64], device: str = "cpu"
 ) -> Clips:
-    """Some episodes of play after the frozen encoder, on `device`."""
-    images = torch.from_numpy(dataset.image)
-    latents = [encoder.encode_all(part) for part in tqdm(images.split(1024), desc="encode", unit="batch")]
+    """Some episodes of play after the frozen encoder, on `device`; one that attends sees each once for every hue."""
+    clips = EpisodeClips(dataset, episodes)
+    if not encoder.config.attends:
+        return _encode(encoder, clips, np.arange(len(dataset.image)), None, device)
+    seen = [np.flatnonzero(~np.isnan(hues)) for hues in clips.hues.T]
+    return Clips.join([_encode(encoder, clips, f, clips.hues[f, q], device) for q, f in enumerate(seen)])
+
+
+def _encode(
+    encoder: KeypointEncoder,
+    clips: EpisodeClips,
+    frames: NDArray[np.int64],
+    hues: NDArray[np.float32] | None,
+    device: str,
+) -> Clips:
+    """Whole episodes, given by their frames, after the encoder."""
+    latents = []
+    for index in tqdm(np.array_split(frames, -(-len(frames) // 1024)), desc="encode", unit="batch"):
+        looked_for = None if hues is None else torch.from_numpy(hues[np.searchsorted(frames, index)])
+        latents.append(encoder.encode_all(torch.from_numpy(clips.image[index]), looked_for))
+
+    def starts(length: int) -> NDArray[np.int64]:
+        inside = clips.clip_starts(length)
+        return np.searchsorted(frames, inside[np.isin(inside, frames)])
+
     return Clips(
         z=torch.cat(latents).to(device),
-        proprio=torch.from_numpy(dataset.proprio).to(device),
-        action=torch.from_numpy(dataset.action).to(device),
-        starts=EpisodeClips(dataset, episodes).clip_starts,
+        proprio=torch.from_numpy(clips.proprio[frames]).to(device),
+        action=torch.from_numpy(clips.action[frames]).to(device),
+        starts=starts,
     )
 
 

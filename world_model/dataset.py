@@ -341,6 +341,11 @@ class PlayDataset:
         """The episodes' numbers, (E,)."""
         return self.episode_index[self.step_index == 0]
 
+    @property
+    def lengths(self) -> list[int]:
+        """Frames of each episode."""
+        return np.diff(np.flatnonzero(self.step_index == 0), append=len(self.step_index)).tolist()
+
     def clip_starts(self, length: int, episodes: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
         """Frames from which `length` actions follow inside one episode.
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from latent_mpc.types import InvalidInputError
 from latent_mpc.world_model.checkpoint import write_atomically
+from latent_mpc.world_model.focus import hues_of_episodes
 from latent_mpc.world_model.model import WorldModel
 
 GALLERY_NAME = "gallery.safetensors"
@@ -54,7 +55,11 @@ def load_gallery(folder: Path, model: WorldModel) -> Gallery:
         frames, proprio = tensors["frames"], tensors["proprio"]
     except (SafetensorError, KeyError) as error:
         raise InvalidInputError(f"{path} is truncated or no gallery: {error}") from error
-    z = model.encoder.encode_all(frames)
+    hues = None
+    if model.encoder.config.attends:
+        hues = hues_of_episodes(frames, [1] * len(frames))[:, 0]  # of the largest thing in each
+        frames, proprio, hues = (rows[~hues.isnan()] for rows in (frames, proprio, hues))
+    z = model.encoder.encode_all(frames, hues)
     if proprio.shape != (len(frames), model.config.proprio_dim):
         raise InvalidInputError(
             f"{path} has proprioception {tuple(proprio.shape)}, the model takes {model.config.proprio_dim} entries"

@@ -107,13 +107,16 @@ class WorldModel(nn.Module):
         # Scene distance between predicted and true states one chunk ahead: differences below it are noise.
         self.register_buffer("scene_noise", torch.zeros(()))
 
-    def observe(self, images: Tensor, proprio: Tensor) -> Tensor:
-        """uint8 images (B, H, W, 3) and proprioception (B, P) in its own units -> states (B, D)."""
-        return self.state(self.encoder(images), proprio)
+    def observe(self, images: Tensor, proprio: Tensor, hues: Tensor | None = None) -> Tensor:
+        """uint8 images (B, H, W, 3) and proprioception (B, P) in its own units -> states (B, D).
 
-    def observe_goal(self, images: Tensor) -> Tensor:
+        hues: what an encoder that attends is to look for, (B,), rad.
+        """
+        return self.state(self.encoder(images, hues), proprio)
+
+    def observe_goal(self, images: Tensor, hues: Tensor | None = None) -> Tensor:
         """Goal images uint8 (B, H, W, 3) -> states (B, D), the proprioception inferred from the image."""
-        z = self.encoder(images)
+        z = self.encoder(images, hues)
         return torch.cat([(z - self.latent_mean) / self.latent_std, self.proprio_head(z)], dim=-1)
 
     def state(self, z: Tensor, proprio: Tensor) -> Tensor:
