@@ -1,4 +1,4 @@
-"""The frames that a planner saw, in the folder of its run, beside what robots/log.py keeps there.
+"""The frames of a planner's camera, in the folder of its run, beside what robots/log.py keeps there.
 
     frames_goal.png  the goal image; the frames are of its size
     frames.bin       records of `frame_dtype(H, W)`, one after another; a last one that was cut off is left out
@@ -31,7 +31,7 @@ MAX_BYTES = 8 << 30  # half an hour of 30 frames a second at 224 pixels
 
 
 def frame_dtype(height: int, width: int) -> np.dtype:
-    """One frame as the planner saw it.
+    """One frame, whether it was planned on or not.
 
     `captured_s` is on the monotonic clock, like `now_s` of a tick; `motion_s` the motion clock then, NaN where the
     camera does not know it; `energy` that of the plan made from it, NaN if none was.

@@ -1,12 +1,13 @@
 """Runs of an arm as a dataset of LeRobot's, in the layout of its version 3.0: `latent-mpc replay RUN… --lerobot DIR`.
 
-    row k of an episode, t_k = k / fps:   observation.state         joints and gripper as read at t_k
-                                          action                    joints and gripper as sent at t_k
-                                          observation.images.front  the frame nearest to t_k
+    row k of an episode:   observation.images.front  frame k, each frame once
+                           observation.state         joints and gripper as read when it was taken
+                           action                    joints and gripper as sent when it was taken
+                           timestamp                 k / fps
     value = 180 / π q of "joint.pos", 100 opening of "gripper.pos", as robots/as_lerobot.py has them
 
-An episode is a stretch of a run in which the motors had torque and the planner saw frames; `fps` is the camera's rate,
-rounded, and one for all. A planner that thinks for longer than a frame misses some; then a row repeats its neighbour's.
+An episode is a stretch of a run in which the motors had torque and no frame is missing; `fps` is the camera's rate,
+rounded, and one for all, so a timestamp is off by what the camera's own clock is.
 
     meta/info.json  meta/stats.json  meta/tasks.parquet  meta/episodes/chunk-000/file-000.parquet
     data/chunk-000/file-000.parquet  videos/observation.images.front/chunk-000/file-000.mp4
@@ -40,6 +41,7 @@ STATE, ACTION, CAMERA = "observation.state", "action", "observation.images.front
 TASK = "match the goal image"
 FILE = "chunk-{chunk_index:03d}/file-{file_index:03d}"
 FIRST = FILE.format(chunk_index=0, file_index=0)
+MISSING = 1.5  # periods without a frame
 KEYFRAMES = 2  # LeRobot's own: its loaders pick frames at random
 QUANTILES = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}
 
@@ -92,11 +94,7 @@ def export(folders: Sequence[Path], out: Path) -> str:
         _write(dataset, episodes, fps, first)
         dataset.replace(out)
     rows = sum(len(e.shown) for e in episodes)
-    repeated = sum(int((np.diff(e.shown) == 0).sum()) for e in episodes)
-    return (
-        f"{out}: {len(episodes)} episodes, {rows} rows at {fps} a second, {rows / fps:.1f} s; "
-        f"{repeated} rows repeat the frame before, for the planner saw none between"
-    )
+    return f"{out}: {len(episodes)} episodes, {rows} rows at {fps} a second, {rows / fps:.1f} s; none repeats a frame"
 
 
 def _frames(folder: Path) -> Frames:
@@ -112,7 +110,7 @@ def _even(frames: Frames) -> Image:
 
 
 def _camera_fps(runs: Sequence[Frames]) -> int:
-    """Frames a second of the camera, also of those that the planner missed."""
+    """Frames a second of the camera, also of those that are missing."""
     periods = []
     for frames in runs:
         seconds, counts = np.diff(frames.records["captured_s"]), np.diff(frames.records["sequence"])
@@ -127,18 +125,19 @@ def _camera_fps(runs: Sequence[Frames]) -> int:
 def _episodes(folder: Path, run: Run, frames: Frames, fps: int) -> list[Episode]:
     """The episodes of a run, at least one. Raises InvalidInputError if there is none."""
     ticks, captured_s = run.ticks, frames.records["captured_s"]
+    period_s = np.diff(captured_s)
+    follows = (np.diff(frames.records["sequence"]) == 1) & (period_s > 0) & (period_s < MISSING / fps)
     edges = np.flatnonzero(np.diff(ticks["torque"], prepend=False, append=False))
     episodes = []
     for begin, end in edges.reshape(-1, 2):
         stiff = ticks[begin:end]
-        start_s = max(stiff["now_s"][0], captured_s.min())
-        last = int(np.floor((min(stiff["now_s"][-1], captured_s.max()) - start_s) * fps + 1e-6))
-        if last < 1:
-            continue
-        at_s = start_s + np.arange(last + 1) / fps
-        tick = stiff[nearest(stiff["now_s"], at_s)]
-        state, action = _values(tick["q_rad"], tick["gripper"]), _values(tick["sent_rad"], tick["sent_gripper"])
-        episodes.append(Episode(state, action, _even(frames), nearest(captured_s, at_s)))
+        during = np.flatnonzero((captured_s >= stiff["now_s"][0]) & (captured_s <= stiff["now_s"][-1]))
+        for shown in np.split(during, 1 + np.flatnonzero(~follows[during[:-1]] | (np.diff(during) != 1))):
+            if len(shown) < 2:
+                continue
+            tick = stiff[nearest(stiff["now_s"], captured_s[shown])]
+            state, action = _values(tick["q_rad"], tick["gripper"]), _values(tick["sent_rad"], tick["sent_gripper"])
+            episodes.append(Episode(state, action, _even(frames), shown))
     if not episodes:
         raise InvalidInputError(
             f"{folder} has no stretch with torque and frames: nothing was driven that can be learnt"

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from latent_mpc.agent import Agent, Trace, load_agent
+from latent_mpc.every_frame import EveryFrame
 from latent_mpc.frame_log import FrameLog
 from latent_mpc.navigator_link import Charge, View
 from latent_mpc.pilot import Pilot, PilotConfig
@@ -50,7 +51,7 @@ def _navigate(charge: Charge, view: View) -> None:
     agent = load_agent(charge.weights, workspace=charge.workspace)
     agent.reset(charge.goal_image, seed=charge.seed)
     pilot, forward = Pilot(agent, PilotConfig(speed_m_s=charge.workspace.speed_m_s)), Kinematics(charge.spec).pose
-    port, camera, illustrate = PlannerPort(charge.ports), charge.make_camera(), _illustrator(charge, agent)
+    port, camera, illustrate = PlannerPort(charge.ports), EveryFrame(charge.make_camera()), _illustrator(charge, agent)
     check = FrameCheck(FrameLimits(charge.goal_image.shape[:2], reference=charge.goal_image))
     log = None if charge.log is None else FrameLog(charge.log, charge.goal_image)
     past: deque[Status] = deque(maxlen=REMEMBERED)
@@ -85,7 +86,9 @@ def _navigate(charge: Charge, view: View) -> None:
             subgoal = None if plan is None or agent.trace is None else illustrate(agent.trace)
             view.show(frame, plan, agent.trace, pilot.surprise, now_s, complaint, subgoal)
             if log is not None:
-                log.add(frame, np.nan if plan is None or agent.trace is None else agent.trace.goal_energy)
+                energy = np.nan if plan is None or agent.trace is None else agent.trace.goal_energy
+                for each in camera.taken(frame.sequence):
+                    log.add(each, energy if each.sequence == frame.sequence else np.nan)
     finally:
         camera.close()
         port.close()

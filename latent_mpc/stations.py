@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -71,24 +71,25 @@ class Stage:
     lag_s: float = 0.0
 
 
-@dataclass(frozen=True)
 class SquareCamera:
-    """A camera whose frames are cut and averaged to the model's square image."""
+    """A camera whose frames are cut and averaged to the model's square image, each once."""
 
-    camera: Camera
-    size: int
+    def __init__(self, camera: Camera, size: int) -> None:
+        self._camera, self._size = camera, size
+        self._last: Frame | None = None
 
     def connect(self) -> None:
-        self.camera.connect()
+        self._last = None
+        self._camera.connect()
 
     def read(self) -> Frame | None:
-        frame = self.camera.read()
-        if frame is None:
-            return None
-        return Frame(square(frame.image, self.size), frame.sequence, frame.captured_s, frame.received_s)
+        frame = self._camera.read()
+        if frame is not None and (self._last is None or frame.sequence != self._last.sequence):
+            self._last = replace(frame, image=square(frame.image, self._size))
+        return self._last
 
     def close(self) -> None:
-        self.camera.close()
+        self._camera.close()
 
 
 def square_camera(source: str, size: int) -> SquareCamera:

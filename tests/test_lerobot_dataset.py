@@ -1,4 +1,4 @@
-"""What LeRobot would read is what the log says: joints at those times, the nearest frames, a constant rate."""
+"""What LeRobot would read is what the log says: each frame once, the joints at its time, a constant rate."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from latent_mpc import lerobot_dataset
+from latent_mpc.frame_log import frame_dtype
 from latent_mpc.lerobot_dataset import export
 from latent_mpc.robots.log import read_run
 from latent_mpc.types import InvalidInputError
@@ -46,7 +47,7 @@ def film(root: Path) -> list[np.ndarray]:
 def test_rows_are_the_log_at_a_constant_rate(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
     said = export([run], tmp_path / "set")
-    assert "1 episodes, 40 rows at 20 a second" in said and "0 rows repeat" in said
+    assert "1 episodes, 40 rows at 20 a second" in said and "none repeats a frame" in said
     rows, ticks = columns(tmp_path / "set"), read_run(run).ticks
     count = 40  # torque from 0.50 s to 2.49 s
     assert np.array_equal(rows["index"], np.arange(count)) and np.array_equal(rows["frame_index"], np.arange(count))
@@ -142,15 +143,37 @@ def test_statistics_are_those_of_the_rows(tmp_path: Path) -> None:
     assert np.allclose(found[0][f"stats/{CAMERA}/mean"], levels[:40].mean(), atol=1e-9)
 
 
-def test_frames_that_the_planner_missed_are_their_neighbours_again(tmp_path: Path) -> None:
-    seen = [s for s in range(60) if s % 4 == 0 or s > 50]
+def test_each_row_is_a_frame_of_its_own_and_a_missing_one_ends_the_episode(tmp_path: Path) -> None:
+    seen = [s for s in range(60) if s not in (20, 21, 35, 37)]
     said = export([write_run(tmp_path / "run", seen)], tmp_path / "set")
-    assert "40 rows at 20 a second" in said  # the camera's rate, not that at which frames were seen
-    shown = [min(seen, key=lambda s: abs(s - (10 + k) + 1e-3)) for k in range(40)]
-    near = [[s for s in seen if abs(s - (10 + k)) <= abs(best - (10 + k)) + 1e-6] for k, best in enumerate(shown)]
+    assert "20 a second" in said  # the camera's rate, not that at which frames were kept
+    found, rows = episodes(tmp_path / "set"), columns(tmp_path / "set")
+    assert [e["length"] for e in found] == [10, 13, 12]  # 10..19, 22..34, 38..49; of 36 alone nothing is learnt
+    shown = [*range(10, 20), *range(22, 35), *range(38, 50)]
     pictures = film(tmp_path / "set")
-    assert all(min(abs(p.mean() - level(s)) for s in of) < 1.5 for p, of in zip(pictures, near, strict=True))
-    assert f"{40 - len({round(p.mean() / 3) for p in pictures})} rows repeat" in said
+    assert max(abs(p.mean() - level(s)) for s, p in zip(shown, pictures, strict=True)) < 1.5
+    ticks = read_run(tmp_path / "run").ticks
+    at = np.array([np.abs(ticks["now_s"] - (BEGAN_S + FRAME_S * s)).argmin() for s in shown])
+    assert np.abs(rows["observation.state"][:, :2] - np.rad2deg(ticks["q_rad"][at])).max() < 1e-4
+    for e in found:
+        times = rows["timestamp"][e["dataset_from_index"] : e["dataset_to_index"]]
+        assert np.allclose(times, np.arange(e["length"]) / 20, atol=1e-6)
+
+
+def test_a_camera_whose_clock_is_not_quite_its_rate_repeats_and_skips_nothing(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    records = np.fromfile(run / "frames.bin", frame_dtype(32, 32))
+    jitter_s = np.random.default_rng(0).uniform(-0.008, 0.008, 60)
+    records["captured_s"] = BEGAN_S + 1.02 * FRAME_S * np.arange(60) + jitter_s
+    records.tofile(run / "frames.bin")
+    export([run], tmp_path / "set")
+    inside = np.flatnonzero((records["captured_s"] >= BEGAN_S + 0.5) & (records["captured_s"] <= BEGAN_S + 2.49))
+    pictures = film(tmp_path / "set")
+    assert max(abs(p.mean() - level(s)) for s, p in zip(inside, pictures, strict=True)) < 1.5
+    rows = columns(tmp_path / "set")
+    assert np.allclose(rows["timestamp"], np.arange(len(inside)) / 20, atol=1e-6)
+    state = np.sin(records["captured_s"][inside])  # of the shoulder, at the frame's own time
+    assert np.abs(np.deg2rad(rows["observation.state"][:, 0]) - state).max() < 0.006
 
 
 def test_each_stretch_with_torque_is_an_episode(tmp_path: Path) -> None:
