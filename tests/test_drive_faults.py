@@ -44,6 +44,8 @@ from latent_mpc.robots.supervisor import Supervisor
 from latent_mpc.robots.world import Faults, SceneCamera
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).parent))
+from leaks import session, shared_memory
 from soak import WORKSPACE, Circler, circle, simulated_panda, soak, supervise
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at Linux's /proc and signals")
@@ -522,27 +524,6 @@ def test_nothing_is_left_when_the_program_ends(tmp_path: Path, how: str) -> None
         for pid in session(program.pid):
             os.kill(pid, signal.SIGKILL)
         program.communicate()
-
-
-def session(leader: int) -> list[int]:
-    """Processes of a session that are not dead."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            state, _, _, sid = stat.read_text().rsplit(")", 1)[1].split()[:4]
-            if int(sid) == leader and state != "Z":
-                found.append(int(stat.parent.name))
-    return found
-
-
-def shared_memory(pids: list[int]) -> set[str]:
-    """Files of shared memory that the processes have mapped."""
-    found = set()
-    for pid in pids:
-        with contextlib.suppress(OSError):
-            lines = Path(f"/proc/{pid}/maps").read_text().splitlines()
-            found |= {line.split()[-1] for line in lines if "/dev/shm/psm_" in line and "(deleted)" not in line}
-    return found
 
 
 # ---- for long ----
