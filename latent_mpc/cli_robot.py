@@ -29,7 +29,7 @@ Set = Annotated[
 ]
 Workspace = Annotated[
     Path | None,
-    typer.Option(metavar="FILE.yaml", help="Where a real arm's tool may go: low_m, high_m, table_m, keep-outs."),
+    typer.Option(metavar="FILE.yaml", help="Where a real arm's tool may go; an example is in `drive --help`."),
 ]
 SO101_FILE = Path("calibration/so101.yaml")
 
@@ -50,20 +50,29 @@ def drive(
     weights: Weights = "panda-tabletop",
     seconds: Annotated[float, typer.Option(min=1, metavar="S", help="Stop the arm after so long.")] = 60.0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Plan and show; never arm, send nothing.")] = False,
-    page: Annotated[bool, typer.Option(help="Live page at http://127.0.0.1:8080, with STOP and HOLD.")] = False,
+    page: Annotated[bool, typer.Option(help="Live page on this machine, with HOLD, STOP, RESET, ARM.")] = False,
     log: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for the run's log, for `replay`.")] = None,
     seed: Seed = 0,
 ) -> None:
     """Drive an arm to a goal image, in real time.
 
     Planner, controller (100 Hz) and device run in processes of their own. Ctrl-C stops the arm, then its torque is
-    off. No physical arm was ever driven with this, and it is no safety-rated system: keep an emergency stop at hand.
+    off. Whatever is late or wrong holds the arm: HOLD, after a second of that STOPPED, or FAULT; with --page the drive
+    then waits for RESET and ARM. A real arm needs --camera, --goal and --workspace, a file such as
+
+    \b
+        low_m: [0.12, -0.15, 0.01]   # metres from the middle of the base,
+        high_m: [0.30, 0.15, 0.25]   # x forward, z up
+        table_m: 0.0                 # height of the table
+        speed_m_s: 0.2
+
+    No physical arm was ever driven with this, and it is no safety-rated system: keep an emergency stop at hand.
 
     \b
     Example:
-        latent-mpc drive --seed 3
-        latent-mpc drive --robot so101 --port /dev/ttyACM0 --camera 0 --goal goal.png --workspace workspace.yaml \
-            --weights runs/model --dry-run
+        latent-mpc drive --seed 3 --page
+        latent-mpc drive --robot so101 --port /dev/ttyACM0 --camera 0 \\
+            --goal goal.png --workspace workspace.yaml --weights runs/model --dry-run
     """
     with reported(log):
         from latent_mpc.drive import DriveConfig, drive_and_show
@@ -114,7 +123,7 @@ def capture(
     camera: CameraSource = "0",
     size: Size = 64,
     page: Annotated[
-        bool, typer.Option(help="Live preview at http://127.0.0.1:8080 with a button; else at once.")
+        bool, typer.Option(help="Live preview on this machine, port 8080, with a button; else at once.")
     ] = True,
 ) -> None:
     """Save a goal image from the camera.

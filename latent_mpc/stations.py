@@ -114,6 +114,16 @@ def read_goal(path: Path, size: int) -> NDArray[np.uint8]:
     return square(image, size)
 
 
+def read_workspace(path: Path) -> WorkspaceSpec:
+    """Where a tool may go, from a YAML file. Raises InvalidInputError: no such file, or it is no workspace."""
+    try:
+        if not path.is_file():
+            raise InvalidInputError("there is no such file")
+        return load_config(WorkspaceSpec, path, [])
+    except InvalidInputError as error:
+        raise InvalidInputError(f"workspace {path}: {error}; `latent-mpc drive --help` shows an example") from error
+
+
 @contextlib.contextmanager
 def open_station(choice: RobotChoice, weights: str, goal: Path | None, task: str, seed: int) -> Iterator[Station]:
     """The arm and camera of a choice.
@@ -156,8 +166,7 @@ def _real_stage(choice: RobotChoice, size: int) -> Stage:
     make = choice.driver()
     if choice.camera is None or choice.workspace is None:
         raise InvalidInputError(f"robot {choice.name!r} needs --camera and --workspace; see docs/driving.md")
-    workspace = load_config(WorkspaceSpec, choice.workspace, [])
-    return Stage(make, partial(square_camera, choice.camera, size), workspace)
+    return Stage(make, partial(square_camera, choice.camera, size), read_workspace(choice.workspace))
 
 
 def capture_goal(source: str, out: Path, size: int, *, page: bool) -> str:

@@ -14,12 +14,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import imageio.v3 as iio
+import numpy as np
 import pytest
 import yaml
 from typer.testing import CliRunner
 
 from latent_mpc.cli import app
 from latent_mpc.cli_support import is_disk_full
+from latent_mpc.stations import read_workspace
 from latent_mpc.types import InvalidInputError, UnknownNameError
 
 COMMANDS = ["collect", "pretrain", "train", "eval", "demo", "info", "bench planners"]
@@ -90,6 +93,43 @@ def test_what_cannot_be_driven_is_said_in_one_line(arguments: tuple[str, ...], m
     result = invoke(*arguments)
     assert result.exit_code == 2, result.output
     assert re.search(message, result.stderr) and "Traceback" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "there is no such file"),
+        ("", "config key low_m has no default"),
+        ("low_m: [0, 0, 0", "cannot be read as YAML"),
+        ("low_m: [0, 0, 0]\nhigh: [1, 1, 1]", "unknown config key 'high'; available: low_m, high_m, table_m"),
+        ("low_m: [0, 0]\nhigh_m: [1, 1, 1]", "low_m must be a list of 3"),
+        ("low_m: [0, 0, 1]\nhigh_m: [1, 1, 0.5]", "must lie below"),
+        ("low_m: [0, 0, 0]\nhigh_m: [1, 1, .inf]", "must be finite"),
+        ("low_m: [0, 0, 0]\nhigh_m: [1, 1, 1]\nspeed_m_s: 0", "speed_m_s must be positive"),
+        ("!!python/object/apply:os.mkdir [sprung]", "cannot be read as YAML"),
+    ],
+)
+def test_a_workspace_that_is_none_is_told_with_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str | None, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if text is not None:
+        Path("workspace.yaml").write_text(text)
+    iio.imwrite("goal.png", np.zeros((64, 64, 3), np.uint8))
+    real = ("--robot", "ur", "--set", "host=127.0.0.1", "--camera", "0", "--goal", "goal.png")
+    result = invoke("drive", *real, "--workspace", "workspace.yaml")
+    assert result.exit_code == 2 and result.stderr.startswith("latent-mpc: workspace workspace.yaml: ")
+    assert message in result.stderr and "`latent-mpc drive --help` shows an example" in result.stderr
+    assert not Path("sprung").exists()
+
+
+def test_the_example_of_a_workspace_is_one(tmp_path: Path) -> None:
+    lines = [
+        line.strip() for line in invoke("drive", "--help").output.splitlines() if "_m: " in line or "_m_s: " in line
+    ]
+    file = tmp_path / "workspace.yaml"
+    file.write_text("\n".join(lines))
+    assert read_workspace(file).high_m == (0.30, 0.15, 0.25)
 
 
 def test_help_lists_the_commands_and_loads_neither_torch_nor_mujoco() -> None:
