@@ -22,7 +22,7 @@ import numpy as np
 import roslibpy
 
 from latent_mpc.robots.robot import Array, Capabilities, DriverError, RobotSpec, RobotState, Setpoint
-from latent_mpc.robots.setpoints import limited
+from latent_mpc.robots.setpoints import limited, rest
 from latent_mpc.types import LatentMPCError
 
 T = TypeVar("T")
@@ -36,9 +36,8 @@ class RosbridgeDriver:
 
     Attributes:
         host, port: of rosbridge.
+        capabilities: torque from `connect` on, if the first JointState has efforts.
     """
-
-    capabilities = Capabilities(hardware_clock=True, torque=True)
 
     def __init__(
         self,
@@ -66,6 +65,7 @@ class RosbridgeDriver:
             timeout_s: to connect, and for each service.
         """
         self.spec, self.host, self.port = spec, host, port
+        self.capabilities = Capabilities(hardware_clock=True)
         self._topics = trajectory_topic, state_topic, gripper_topic
         self._gripper_joint, self._gripper_joint_m = gripper_joint, gripper_joint_m or spec.gripper_width_m
         self._services, self._timeout_s = (arm_service, disarm_service), timeout_s
@@ -97,6 +97,7 @@ class RosbridgeDriver:
             self._states.subscribe(lambda message: self._received(ros, message))
             if not self._arrived.wait(self._timeout_s):
                 raise self._error(self._complaint or f"sends nothing on {state}")
+            self.capabilities = Capabilities(hardware_clock=True, torque=self.read().torque_nm is not None)
         except BaseException:
             self.close()
             raise
@@ -139,7 +140,7 @@ class RosbridgeDriver:
             return
         state = self.read()
         seconds = max(0.05, float(np.max(np.abs(state.qd_rad_s) / self.spec.acceleration_rad_s2)))
-        q_rad = np.clip(state.q_rad + state.qd_rad_s * seconds / 2, self.spec.q_low_rad, self.spec.q_high_rad)
+        q_rad = rest(self.spec, state, seconds)
         self._publish([q_rad], seconds)
         self._sent = replace(self._sent, q_rad=q_rad)
 

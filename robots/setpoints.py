@@ -1,6 +1,7 @@
-"""The last check before a wire, the same in every driver that has no limits of its own.
+"""The last check before a wire, and where to come to rest: the same in every driver that has neither of its own.
 
 q_sent = q_last + clip(clip(q, q_low, q_high) - q_last, ±q'_max / control_hz)
+q_rest = clip(q + q' t / 2, q_low, q_high)
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from latent_mpc.robots.robot import Array, RobotSpec, Setpoint
+from latent_mpc.robots.robot import Array, RobotSpec, RobotState, Setpoint
 from latent_mpc.types import InvalidInputError
 
 ROUNDING = 1e-6  # share of a step by which a setpoint at the very limit may exceed it
@@ -32,3 +33,8 @@ def limited(spec: RobotSpec, setpoint: Setpoint, q_last_rad: Array) -> Setpoint:
     q_rad = np.clip(q_rad.astype(np.float64), spec.q_low_rad, spec.q_high_rad)
     q_rad = np.clip(q_rad, q_last_rad - step, q_last_rad + step)
     return replace(setpoint, q_rad=q_rad, gripper=float(np.clip(setpoint.gripper, 0, 1)))
+
+
+def rest(spec: RobotSpec, state: RobotState, seconds: float) -> Array:
+    """Where the joints (J,) stand after `seconds` of a constant deceleration, inside their range."""
+    return np.clip(state.q_rad + state.qd_rad_s * seconds / 2, spec.q_low_rad, spec.q_high_rad)

@@ -20,7 +20,7 @@ import numpy as np
 from trossen_arm import Mode, Model, StandardEndEffector, TrossenArmDriver
 
 from latent_mpc.robots.robot import Array, Capabilities, DriverError, RobotSpec, RobotState, Setpoint
-from latent_mpc.robots.setpoints import limited
+from latent_mpc.robots.setpoints import limited, rest
 from latent_mpc.robots.wxai import GRIPPER_TRAVEL_M, wxai
 from latent_mpc.types import LatentMPCError
 
@@ -125,8 +125,7 @@ class TrossenDriver:
         self._connected()
         if self._sent is None:
             return
-        state = self.read()
-        q_rad = np.clip(state.q_rad + state.qd_rad_s * STOP_S / 2, self.spec.q_low_rad, self.spec.q_high_rad)
+        q_rad = rest(self.spec, self.read(), STOP_S)
         self._send(q_rad, self._sent.gripper, STOP_S)
         self._sent = replace(self._sent, q_rad=q_rad)
 

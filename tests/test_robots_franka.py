@@ -30,6 +30,8 @@ if importlib.util.find_spec("franky_sim") is None:
     pytest.skip("needs franky-sim", allow_module_level=True)
 from latent_mpc.robots.franka import FrankaDriver
 
+from .pacing import wait
+
 SPEC = panda(Path(__file__).parents[1] / "envs" / "panda.xml")
 addresses = (f"127.0.6.{n}" for n in itertools.count(1))
 
@@ -63,14 +65,6 @@ def driver(sim: Sim) -> Iterator[FrankaDriver]:
     driver.connect()
     yield driver
     driver.close()
-
-
-def wait(reached: Callable[[], bool], seconds: float = 20.0) -> float:
-    begin = time.monotonic()
-    while not reached():
-        assert time.monotonic() - begin < seconds, "never came"
-        time.sleep(0.005)
-    return time.monotonic() - begin
 
 
 def tick(driver: FrankaDriver) -> RobotState:

@@ -26,6 +26,8 @@ from latent_mpc.robots.rosbridge import TRAJECTORY, RosbridgeDriver
 sys.path.insert(0, str(Path(__file__).parent))
 import hostile
 
+from .pacing import wait
+
 SPEC = RobotSpec(
     name="toy",
     joint_names=("pan", "lift", "roll"),
@@ -129,14 +131,6 @@ def driver(arm: Arm) -> Iterator[RosbridgeDriver]:
 def made(arm: Arm, **options: Any) -> RosbridgeDriver:
     gripper = {"gripper_topic": "/gripper/commands", "gripper_joint": "finger"}
     return RosbridgeDriver(SPEC, port=arm.port, **{**gripper, "disarm_service": "/torque_off", **options})
-
-
-def wait(reached: Callable[[], bool], seconds: float = 5.0) -> float:
-    begin = time.monotonic()
-    while not reached():
-        assert time.monotonic() - begin < seconds, "never came"
-        time.sleep(0.005)
-    return time.monotonic() - begin
 
 
 def raises(call: Callable[[], object], match: str) -> bool:

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from latent_mpc.robots.robot import RobotSpec, Setpoint
-from latent_mpc.robots.setpoints import limited
+from latent_mpc.robots.robot import RobotSpec, RobotState, Setpoint
+from latent_mpc.robots.setpoints import limited, rest
 from latent_mpc.types import InvalidInputError
 
 SPEC = RobotSpec(
@@ -63,3 +63,11 @@ def test_nothing_else_comes_out(q: list[float], gripper: float) -> None:
 def test_foreign_types_are_refused(bad: object) -> None:
     with pytest.raises(InvalidInputError):
         limited(SPEC, Setpoint(bad, 0.5), LAST)  # type: ignore[arg-type]
+
+
+def test_rest_is_where_a_constant_deceleration_ends_inside_the_range() -> None:
+    def moving(q_rad: list[float], qd_rad_s: list[float]) -> RobotState:
+        return RobotState(np.array(q_rad), np.array(qd_rad_s), 0.5, 0.0, 0.0, 0)
+
+    np.testing.assert_allclose(rest(SPEC, moving([0.3, 0.5], [0.8, -2.0]), 0.2), [0.38, 0.3])
+    np.testing.assert_allclose(rest(SPEC, moving([1.9, 0.5], [8.0, -40.0]), 0.2), [2.0, 0.0])

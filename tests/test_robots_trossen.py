@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
 import mujoco
@@ -25,6 +25,8 @@ pytest.importorskip("trossen_arm", reason="needs trossen-arm")
 if importlib.util.find_spec("trossen_arm_sim") is None:
     pytest.skip("needs trossen-arm-sim", allow_module_level=True)
 from latent_mpc.robots.trossen import TrossenDriver
+
+from .pacing import follow, wait
 
 # the simulator, which faults at a line on standard input, and otherwise answers with its truth
 SIMULATOR = """
@@ -87,26 +89,6 @@ def driver(shared: Sim) -> Iterator[TrossenDriver]:
     driver.close()
 
 
-def follow(driver: TrossenDriver, q_goal: np.ndarray, gripper: float, seconds: float, settle: float = 0.5) -> None:
-    state, ticks = driver.read(), round(seconds * driver.spec.control_hz)
-    due = time.monotonic()
-    for tick in range(1, ticks + round(settle * driver.spec.control_hz) + 1):
-        share = 0.5 - 0.5 * math.cos(math.pi * min(tick / ticks, 1))
-        driver.write(
-            Setpoint(state.q_rad + share * (q_goal - state.q_rad), state.gripper + share * (gripper - state.gripper))
-        )
-        due += 1 / driver.spec.control_hz
-        time.sleep(max(0.0, due - time.monotonic()))
-
-
-def wait(reached: Callable[[], bool], seconds: float = 3.0) -> float:
-    begin = time.monotonic()
-    while not reached():
-        assert time.monotonic() - begin < seconds, "never came"
-        time.sleep(0.005)
-    return time.monotonic() - begin
-
-
 @pytest.mark.parametrize("seed", range(5))
 def test_mjcf_has_the_kinematics_of_the_makers_model(seed: int) -> None:
     from trossen_arm_sim.sim import DEFAULT_SCENE, load_scene
@@ -150,7 +132,7 @@ def test_follows_a_trajectory_stops_and_disarms(shared: Sim, driver: TrossenDriv
 
     driver.arm()
     goal = np.array([0.3, 0.5, 0.4, -0.2, 0.2, 0.3])
-    follow(driver, goal, 0.6, 1.0)
+    follow(driver, goal, 0.6, 1.0, settle=0.5)
     truth = shared.ask()
     np.testing.assert_allclose(truth["q"][:6], goal, atol=0.02)
     np.testing.assert_allclose(driver.read().q_rad, goal, atol=0.02)

@@ -33,6 +33,8 @@ from latent_mpc.robots.ur import URDriver
 sys.path.insert(0, str(Path(__file__).parent))
 import hostile
 
+from .pacing import follow, wait
+
 A = (0.0, -0.425, -0.3922, 0.0, 0.0, 0.0)
 D = (0.1625, 0.0, 0.0, 0.1333, 0.0997, 0.0996)
 ALPHA = (math.pi / 2, 0.0, 0.0, math.pi / 2, -math.pi / 2, 0.0)
@@ -60,27 +62,6 @@ def driver(ur: Any) -> Iterator[URDriver]:
     driver.connect()
     yield driver
     driver.close()
-
-
-def follow(driver: URDriver, q_goal: np.ndarray, seconds: float) -> np.ndarray:
-    """Write a smooth way to `q_goal` at the control rate; returns the last joints sent."""
-    begin, ticks = driver.read().q_rad, round(seconds * driver.spec.control_hz)
-    due, sent = time.monotonic(), begin
-    for tick in range(1, ticks + 1):
-        share = 0.5 - 0.5 * math.cos(math.pi * tick / ticks)
-        sent = driver.write(Setpoint(begin + share * (q_goal - begin), 0.5)).q_rad
-        due += 1 / driver.spec.control_hz
-        time.sleep(max(0.0, due - time.monotonic()))
-    return sent
-
-
-def wait(reached: Callable[[], bool], seconds: float = 3.0) -> float:
-    """Seconds until it is so; fails when it never is."""
-    begin = time.monotonic()
-    while not reached():
-        assert time.monotonic() - begin < seconds, "never came"
-        time.sleep(0.005)
-    return time.monotonic() - begin
 
 
 def hold(driver: URDriver, seconds: float) -> None:
@@ -131,7 +112,7 @@ def test_follows_a_trajectory_stops_and_disarms(ur: Any, driver: URDriver) -> No
 
     driver.arm()
     goal = first.q_rad + np.array([0.3, -0.2, 0.1, -0.3, 0.2, 0.4])
-    sent = follow(driver, goal, 1.0)
+    sent = follow(driver, goal, 1.0, 1.0).q_rad
     np.testing.assert_allclose(sent, goal, atol=1e-9)
     hold_at = driver.read().q_rad
     for _ in range(60):
@@ -151,7 +132,7 @@ def test_follows_a_trajectory_stops_and_disarms(ur: Any, driver: URDriver) -> No
     with pytest.raises(DriverError, match="not armed"):
         driver.write(Setpoint(goal, 0.5))
     driver.arm()  # powers on again
-    follow(driver, goal - 0.05, 0.3)
+    follow(driver, goal - 0.05, 1.0, 0.3)
     assert ur.ask("status")["mode"] == 7
 
 
