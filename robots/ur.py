@@ -9,7 +9,8 @@ The first `write` sets the watchdog: from then on a process that dies stops the 
 the controller brakes and holds.
 `stop` is servoStop. `disarm` ends the program, and then powers the arm off: only then do the brakes engage and is
 there no torque. With `power_off=False` the controller goes on holding the arm, as it does between programs. A
-protective stop is for a person at the pendant to clear. The UR itself has no gripper: its opening reads 1 and stays.
+protective stop is for a person at the pendant to clear. The UR itself has no gripper, its opening reads 1 and stays;
+with `robotiq` there is one (robotiq.py).
 
 Calls of ur_rtde may block for ever on a controller that went silent. Those run in a thread of their own and are given
 up after a time; nothing that is armed waits on them, as the watchdog acts without us. What comes over RTDE is read by
@@ -32,6 +33,7 @@ from rtde_receive import RTDEReceiveInterface
 from latent_mpc.robots import ur_dashboard as dashboard
 from latent_mpc.robots.bounded import within
 from latent_mpc.robots.robot import Array, Capabilities, DriverError, RobotSpec, RobotState, Setpoint
+from latent_mpc.robots.robotiq import Robotiq
 from latent_mpc.robots.setpoints import limited
 from latent_mpc.robots.ur5e import ur5e
 from latent_mpc.robots.ur_probe import speaks_rtde
@@ -64,6 +66,7 @@ class URDriver:
         spec: RobotSpec | None = None,
         *,
         power_off: bool = True,
+        robotiq: bool = False,
         watchdog_hz: float = 5.0,
         lookahead_s: float = 0.05,
         gain: float = 300.0,
@@ -74,6 +77,7 @@ class URDriver:
         Args:
             spec: of the arm, a UR5e by default.
             power_off: whether `disarm` powers the arm off.
+            robotiq: whether it has a Robotiq gripper, activated.
             watchdog_hz: a rate of setpoints below it stops the program.
             lookahead_s, gain: of servoj, 0.03 to 0.2 and 100 to 2000; more look-ahead is smoother and later.
             timeout_s: for each answer. power_timeout_s: to power on and release the brakes.
@@ -81,6 +85,7 @@ class URDriver:
         self.host, self.spec = host, spec or ur5e()
         self._power_off, self._watchdog_hz, self._servo = power_off, watchdog_hz, (lookahead_s, gain)
         self._timeout_s, self._power_timeout_s = timeout_s, power_timeout_s
+        self._gripper = Robotiq(host, timeout_s) if robotiq else None
         self._receive: RTDEReceiveInterface | None = None
         self._control: RTDEControlInterface | None = None
         self._q_sent: Array | None = None  # not None while armed
@@ -102,6 +107,8 @@ class URDriver:
         try:
             if not self._alive():
                 raise self._error("sends no state")
+            if self._gripper is not None:
+                self._gripper.connect()
             self.read()
         except BaseException:
             self.close()
@@ -143,7 +150,7 @@ class URDriver:
         self._state = RobotState(
             q_rad=np.array(q),
             qd_rad_s=np.array(qd),
-            gripper=1.0,
+            gripper=self._gripper.opening if self._gripper else 1.0,
             hardware_time_s=stamp,
             receipt_time_s=time.monotonic(),
             sequence=0 if self._state is None else self._state.sequence + 1,
@@ -153,11 +160,13 @@ class URDriver:
         return self._state
 
     def write(self, setpoint: Setpoint) -> Setpoint:
-        """See Driver.write; the opening sent back is the one that is there. Raises DriverError, InvalidInputError."""
+        """See Driver.write; without a gripper the opening sent is 1. Raises DriverError, InvalidInputError."""
         control = self._control
         if control is None or self._q_sent is None:
             raise self._error("is not armed; call arm() before write()")
-        sent = replace(limited(self.spec, setpoint, self._q_sent), gripper=1.0)
+        sent = limited(self.spec, setpoint, self._q_sent)
+        if self._gripper is None:
+            sent = replace(sent, gripper=1.0)
         if not control.isConnected() or not control.isProgramRunning():
             raise self._error(f"stopped the control program: {self._fault() or 'its watchdog, or the pendant'}")
         if not self._watched:
@@ -167,6 +176,8 @@ class URDriver:
         lookahead_s, gain = self._servo
         if not control.servoJ(sent.q_rad.tolist(), 0, 0, 1 / self.spec.control_hz, lookahead_s, gain):
             raise self._error("refused a setpoint")
+        if self._gripper is not None:
+            self._gripper.move(sent.gripper)
         self._q_sent = sent.q_rad
         return sent
 
@@ -205,6 +216,8 @@ class URDriver:
         """Release the connections; never raises, may be called twice."""
         connections = self._control, self._receive
         self._control = self._receive = self._q_sent = None
+        if self._gripper is not None:
+            self._gripper.close()
         self._let_go(*connections)
 
     # ---- parts ----

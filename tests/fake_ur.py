@@ -1,4 +1,5 @@
-"""A Universal Robots controller on a loopback address: dashboard 29999, script 30003, RTDE version 2 on 30004.
+"""A Universal Robots controller on a loopback address: dashboard 29999, script 30003, RTDE version 2 on 30004, and the
+text protocol of a Robotiq gripper on 63352.
 
     servoj:  q' = clip((q_target - q) / lookahead, ±v_max),  |q''| <= a_max        stop:  |q''| = rate until q' = 0
 
@@ -21,6 +22,8 @@ from typing import Any
 
 DT_S = 0.002
 MAX_VELOCITY, MAX_ACCELERATION = 3.2, 40.0  # rad/s, rad/s²
+GRIPPER_SPEED = 510.0  # of POS, a second
+ROBOTIQ = 63352
 PLAYING, STOPPED = 2, 1  # RTDE's runtime_state
 POWER_OFF, IDLE, RUNNING = 3, 5, 7  # RTDE's robot_mode
 NORMAL, PROTECTIVE_STOP = 1, 3  # RTDE's safety_mode
@@ -50,6 +53,7 @@ class Arm:
         self.mode, self.safety, self.runtime, self.servoing = RUNNING, NORMAL, STOPPED, False
         self.registers: dict[str, float] = {}
         self.done, self.executing, self.updated_s, self.watchdog_s = 0, False, 0.0, math.inf
+        self.gripper, self.gripper_goal, self.gripper_state = 0.0, 0, 3  # POS, and STA of an activated one
         self.writes, self.violations, self.max_jump, self.watchdog_stops, self.programs = 0, [], 0.0, 0, 0
 
     def argument(self, index: int) -> float:
@@ -109,6 +113,8 @@ class Arm:
                 self.halt(MAX_ACCELERATION / 2)
             else:
                 self.command()
+        step = GRIPPER_SPEED * DT_S
+        self.gripper += min(max(self.gripper_goal - self.gripper, -step), step)
         for i in range(6):
             wish, limit = 0.0, self.rate
             if self.servoing:
@@ -116,6 +122,12 @@ class Arm:
                 wish = min(max((self.target[i] - self.q[i]) / self.lookahead_s, -MAX_VELOCITY), MAX_VELOCITY)
             self.qd[i] += min(max(wish - self.qd[i], -limit * DT_S), limit * DT_S)
             self.q[i] += self.qd[i] * DT_S
+
+    def robotiq(self, line: str) -> str:
+        if line.startswith("SET POS "):
+            self.gripper_goal = int(line.removeprefix("SET POS "))
+            return "ack"
+        return {"GET POS": f"POS {round(self.gripper)}", "GET STA": f"STA {self.gripper_state}"}.get(line, "?")
 
     def output(self, name: str) -> tuple[float, ...]:
         """The value of an RTDE output variable."""
@@ -182,7 +194,7 @@ class Server:
     def __init__(self, host: str, q: list[float]) -> None:
         self.arm, self.frozen, self.remote = Arm(q), False, True
         self.selector, self.peers = selectors.DefaultSelector(), set[Peer]()
-        for port in (29999, 30003, 30004):
+        for port in (29999, 30003, 30004, ROBOTIQ):
             self.selector.register(socket.create_server((host, port), backlog=16), selectors.EVENT_READ, port)
         self.selector.register(sys.stdin.buffer.raw, selectors.EVENT_READ, "ask")  # type: ignore[attr-defined]
 
@@ -217,10 +229,12 @@ class Server:
             arm.safety = NORMAL
         elif do == "remote":
             self.remote = ask["on"]
+        elif do == "gripper_state":
+            arm.gripper_state = ask["value"]
         elif do == "drop":
             for peer in list(self.peers):
                 self.close(peer)
-        names = "q qd target mode safety runtime servoing writes violations max_jump watchdog_stops programs"
+        names = "q qd target mode safety runtime servoing writes violations max_jump watchdog_stops programs gripper"
         return {name: getattr(arm, name) for name in names.split()}
 
     def accept(self, listener: socket.socket, port: int) -> None:
@@ -255,10 +269,12 @@ class Server:
         if not data:
             return self.close(peer)
         peer.buffer += data
-        if peer.port == 29999:
+        if peer.port in (29999, ROBOTIQ):
             while b"\n" in peer.buffer:
                 line, peer.buffer = peer.buffer.split(b"\n", 1)
-                self.send(peer, self.arm.dashboard(line.decode().strip(), self.remote).encode() + b"\n")
+                asked = line.decode().strip()
+                answer = self.arm.robotiq(asked) if peer.port == ROBOTIQ else self.arm.dashboard(asked, self.remote)
+                self.send(peer, answer.encode() + b"\n")
         elif peer.port == 30003:
             while b"\nend\n" in peer.buffer:
                 program, peer.buffer = peer.buffer.split(b"\nend\n", 1)
@@ -318,7 +334,7 @@ class FakeUR:
         return self
 
     def ask(self, do: str, **options: Any) -> dict[str, Any]:
-        """Ask for a fault (freeze, protective_stop, unlock, remote, drop) or nothing; returns the arm's truth."""
+        """Freeze, protective_stop, unlock, remote, gripper_state, drop, or nothing; returns the arm's truth."""
         assert self.process.stdin and self.process.stdout
         self.process.stdin.write(json.dumps({"do": do, **options}) + "\n")
         self.process.stdin.flush()

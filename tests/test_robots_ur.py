@@ -410,3 +410,66 @@ def test_another_model_is_refused(ur: Any) -> None:
     driver = URDriver(ur.host, replace(ur5e(), name="ur10e"))
     with pytest.raises(DriverError, match="is a ur5e"):
         driver.connect()
+
+
+@pytest.fixture
+def handed(ur: Any) -> Iterator[URDriver]:
+    driver = URDriver(ur.host, robotiq=True)
+    yield driver
+    driver.close()
+
+
+def test_a_robotiq_gripper_goes_where_it_is_told_and_holds_without_torque(ur: Any, handed: URDriver) -> None:
+    handed.connect()
+    assert handed.read().gripper == 1.0
+    handed.arm()
+    q = handed.read().q_rad
+    sent = follow(handed, q, 0.4, 0.5)
+    assert sent.gripper == pytest.approx(0.4)
+    wait(lambda: abs(handed.read().gripper - 0.4) < 0.005)
+    assert ur.ask("status")["gripper"] == pytest.approx(0.6 * 255, abs=1)
+    assert handed.disarm() == ()
+    assert ur.ask("status")["gripper"] == pytest.approx(0.6 * 255, abs=1)
+
+
+def test_a_gripper_that_is_not_activated_is_told_and_everything_is_closed(ur: Any, handed: URDriver) -> None:
+    ur.ask("gripper_state", value=0)
+    with pytest.raises(DriverError, match="not activated, STA 0; activate it at the pendant"):
+        handed.connect()
+    assert not [t for t in threading.enumerate() if t.name == "robotiq"]
+    ur.ask("gripper_state", value=3)
+    handed.connect()  # nothing of the first attempt is in the way
+
+
+def test_a_gripper_that_goes_away_is_told_by_the_next_readings(ur: Any, handed: URDriver) -> None:
+    handed.connect()
+    assert handed._gripper is not None
+    handed._gripper._socket.shutdown(socket.SHUT_RDWR)
+
+    def told() -> bool:
+        try:
+            handed.read()
+        except DriverError as error:
+            return "Robotiq gripper" in str(error) and "failed" in str(error)
+        return False
+
+    assert wait(told) < 2.0
+
+
+@pytest.mark.parametrize("answer", [b"POS 300\n", b"POS -1\n", b"POS\n", b"ack\n", b"x" * 200, b"\xff\n", b""])
+def test_nonsense_of_a_gripper_is_refused(answer: bytes) -> None:
+    from latent_mpc.robots import robotiq
+
+    with socket.create_server(("127.0.3.254", robotiq.PORT)) as server:
+
+        def serve() -> None:
+            with server.accept()[0] as peer:
+                for said in (b"STA 3\n", answer):
+                    peer.recv(64)
+                    peer.sendall(said)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        with pytest.raises(DriverError, match="answers nonsense"):
+            robotiq.Robotiq("127.0.3.254").connect()
+        thread.join(5)
