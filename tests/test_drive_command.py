@@ -237,12 +237,9 @@ def run(tab: Tab) -> None:
     deadline_s = time.monotonic() + START_S
     while "RUNNING" not in (text := tab.text()):
         assert time.monotonic() < deadline_s, text
-        if "STOPPED" in text:
-            tab.click("RESET")
-            tab.wait_for("RESET ")
-        elif "CALIBRATED" in text:
-            tab.click("ARM")
-            tab.wait_for("ARM ")
+        if order := "RESET" if "STOPPED" in text else "ARM" if "CALIBRATED" in text else "":
+            tab.click(order)
+            until(lambda asked=order: re.search(f"{asked} (done|failed)", tab.text()), 15, tab.text)
         time.sleep(0.2)
 
 
