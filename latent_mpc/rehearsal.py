@@ -22,8 +22,9 @@ from latent_mpc.pilot import Pilot, PilotConfig
 from latent_mpc.robots.channels import Phase
 from latent_mpc.robots.controller import LIVE, Controller, ControllerConfig
 from latent_mpc.robots.parts import standard_parts
-from latent_mpc.robots.robot import Capabilities, RobotState, Setpoint, TimedPlan
+from latent_mpc.robots.robot import TimedPlan
 from latent_mpc.robots.world import World
+from latent_mpc.robots.world_driver import WorldDriver
 from latent_mpc.sight import Sight
 from latent_mpc.simulated_panda import SERVO_LAG_S, TABLETOP, simulation_config
 from latent_mpc.types import InvalidInputError, PlanningFailed, WorkspaceSpec
@@ -50,49 +51,6 @@ class RehearsalConfig:
         for low, high in (self.latency_s, self.thinking_s):
             if not 0 <= low <= high:
                 raise InvalidInputError(f"latencies are ranges from 0 up, got {self.latency_s}, {self.thinking_s}")
-
-
-class WorldDriver:
-    """A world as a driver, stepped by hand; `now_s` is its clock."""
-
-    def __init__(self, world: World) -> None:
-        self.world, self.spec = world, world.spec
-        self.capabilities = Capabilities(hardware_clock=True, torque=True)
-        self.now_s, self._readings, self._commands = 0.0, 0, 0
-
-    def connect(self) -> None:
-        pass
-
-    def arm(self) -> None:
-        self.world.power(True)
-
-    def read(self) -> RobotState:
-        w = self.world
-        self._readings += 1
-        return RobotState(
-            w.q_rad, w.qd_rad_s, w.gripper, self.now_s, self.now_s, self._readings, torque_nm=w.torque_nm.copy()
-        )
-
-    def write(self, setpoint: Setpoint) -> Setpoint:
-        self._commands += 1
-        self.world.move(self._commands, setpoint.q_rad, setpoint.gripper, setpoint.motion_s)
-        return setpoint
-
-    def stop(self) -> None:
-        self.world.brake()
-
-    def disarm(self) -> tuple[str, ...]:
-        self.world.power(False)
-        return ()
-
-    def close(self) -> None:
-        pass
-
-    def advance(self) -> None:
-        """The world goes on for one tick."""
-        for _ in range(round(1 / self.spec.control_hz / self.world.model.opt.timestep)):
-            self.world.step()
-        self.now_s += 1 / self.spec.control_hz
 
 
 @dataclass(frozen=True)
