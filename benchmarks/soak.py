@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from latent_mpc.envs.scene import build_model
 from latent_mpc.robots.channels import Phase, PlannerPort, Ports, Status
+from latent_mpc.robots.controller import ControllerConfig
 from latent_mpc.robots.kinematics import Kinematics
 from latent_mpc.robots.log import read_run
 from latent_mpc.robots.mujoco_driver import MujocoDriver
@@ -50,10 +51,10 @@ def simulated_panda(folder: Path) -> SimulationConfig:
     return SimulationConfig(scene, panda(PANDA_XML))
 
 
-def supervise(simulation: Simulation, folder: Path | None) -> Supervisor:
-    """A controller for a simulated arm, with the gate, kinematics and bounds of `latent-mpc drive`."""
+def supervise(simulation: Simulation, folder: Path | None, config: ControllerConfig | None = None) -> Supervisor:
+    """A controller for a simulated arm, with the gate, kinematics and, unless told, bounds of `latent-mpc drive`."""
     make = partial(MujocoDriver, simulation.link)
-    return Supervisor(make, partial(standard_parts, workspace=WORKSPACE), folder=folder)
+    return Supervisor(make, partial(standard_parts, workspace=WORKSPACE), config, folder)
 
 
 class Circler:

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from latent_mpc.robots.robot import Array, TimedPlan
 from latent_mpc.robots.slots import Slot
-from latent_mpc.types import InvalidInputError
+from latent_mpc.types import InvalidInputError, WorkspaceSpec
 
 MAX_WAYPOINTS = 64
+MAX_KEEP_OUTS = 16  # of each kind
 HISTORY = 256  # ticks whose motion clock a status still tells
 TEXT = 240  # bytes of a reason
 
@@ -53,7 +54,21 @@ PLAN = np.dtype(
     ]
 )
 COMMANDS = ("reset", "arm", "hold", "stop")  # in the order in which those of one tick are obeyed: the last one wins
-COMMAND = np.dtype([("beat_s", "f8"), *((name, "i8") for name in COMMANDS)])
+WORKSPACE = np.dtype(
+    [
+        ("low_m", "f8", 3),
+        ("high_m", "f8", 3),
+        ("table_m", "f8"),  # NaN for none
+        ("speed_m_s", "f8"),
+        ("balls", "i8"),
+        ("keep_out_balls_m", "f8", (MAX_KEEP_OUTS, 4)),
+        ("boxes", "i8"),
+        ("keep_out_boxes_m", "f8", (MAX_KEEP_OUTS, 6)),
+    ]
+)
+COMMAND = np.dtype(
+    [("beat_s", "f8"), *((name, "i8") for name in COMMANDS), ("tighten", "i8"), ("workspace", WORKSPACE)]
+)
 
 
 def tick_dtype(num_joints: int) -> np.dtype:
@@ -104,6 +119,8 @@ def status_dtype(num_joints: int) -> np.dtype:
             ("last_plan", "i8"),
             ("reason", f"S{TEXT}"),
             ("refusal", f"S{TEXT}"),
+            ("tightened", "i8"),
+            ("answer", f"S{TEXT}"),
         ]
     )
 
@@ -122,6 +139,8 @@ class Status:
         period_error_s: how late ticks began, of the last thousand: median, 99th percentile, worst.
         overruns: periods that were missed altogether.
         last_plan: sequence of the newest plan ever followed, -1 before; a planner that starts anew goes on from there.
+        tightened, answer: how many orders to tighten the limits were dealt with, and why the last was refused, if it
+            was.
     """
 
     phase: Phase
@@ -134,6 +153,8 @@ class Status:
     period_error_s: tuple[float, float, float]
     overruns: int
     last_plan: int
+    tightened: int = 0
+    answer: str = ""
 
     @property
     def motion_s(self) -> float:
@@ -176,6 +197,8 @@ def status_from(record: NDArray[np.void]) -> Status:
         ),
         overruns=int(record["overruns"]),
         last_plan=int(record["last_plan"]),
+        tightened=int(record["tightened"]),
+        answer=record["answer"].item().decode(errors="replace"),
     )
 
 
@@ -206,6 +229,36 @@ def plan_from(record: NDArray[np.void]) -> TimedPlan:
         observation=int(record["observation"]),
         expires_s=float(record["expires_s"]),
         **arrays,
+    )
+
+
+def workspace_record(workspace: WorkspaceSpec) -> NDArray[np.void]:
+    """A workspace as a record of `WORKSPACE`. Raises InvalidInputError if it has too many keep-outs."""
+    record = np.zeros((), WORKSPACE)
+    for name in ("low_m", "high_m", "speed_m_s"):
+        record[name] = getattr(workspace, name)
+    record["table_m"] = np.nan if workspace.table_m is None else workspace.table_m
+    for count, name in (("balls", "keep_out_balls_m"), ("boxes", "keep_out_boxes_m")):
+        keep_outs = getattr(workspace, name)
+        if len(keep_outs) > MAX_KEEP_OUTS:
+            raise InvalidInputError(f"{len(keep_outs)} {name}; at most {MAX_KEEP_OUTS} fit")
+        record[count] = len(keep_outs)
+        for i, keep_out in enumerate(keep_outs):
+            record[name][i] = keep_out
+    return record
+
+
+def workspace_from(record: NDArray[np.void]) -> WorkspaceSpec:
+    """The workspace of a record. Raises InvalidInputError if it is none."""
+    kept: dict[str, Any] = {}
+    for count, name in (("balls", "keep_out_balls_m"), ("boxes", "keep_out_boxes_m")):
+        if not 0 <= record[count] <= MAX_KEEP_OUTS:
+            raise InvalidInputError(f"{record[count]} {name}; 0 to {MAX_KEEP_OUTS} fit")
+        kept[name] = tuple(tuple(map(float, row)) for row in record[name][: record[count]])
+    low, high = (tuple(map(float, record[name])) for name in ("low_m", "high_m"))
+    table_m = None if np.isnan(record["table_m"]) else float(record["table_m"])
+    return WorkspaceSpec(
+        (low[0], low[1], low[2]), (high[0], high[1], high[2]), table_m, speed_m_s=float(record["speed_m_s"]), **kept
     )
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from latent_mpc.robots.channels import COMMAND, COMMANDS, PLAN, plan_from, status_dtype, text_bytes
+from latent_mpc.robots.channels import COMMAND, COMMANDS, PLAN, plan_from, status_dtype, text_bytes, workspace_from
 from latent_mpc.robots.controller import Controller, ControllerConfig, ignore
 from latent_mpc.robots.log import RunLog
 from latent_mpc.robots.parts import Parts
@@ -84,6 +84,10 @@ class Reporter:
         self.phase(controller)
         self.promise(PROMISE_S)
 
+    def answer(self, order: int, text: str) -> None:
+        """The order to tighten of that number was dealt with; `text` is why it was refused, if it was."""
+        self._record["tightened"], self._record["answer"] = order, text_bytes(text)
+
     def fail(self, error: Exception) -> None:
         self._record["reason"] = text_bytes(str(error))
         self.promise(END_S)
@@ -96,17 +100,28 @@ class Reporter:
 
 
 class Inbox:
-    """Takes commands and plans from their slots to the controller."""
+    """Takes commands and plans from their slots to the controller.
+
+    Attributes:
+        tightened, answer: number of the last order to tighten the limits, and why it was refused, if it was.
+    """
 
     def __init__(self, plan: Slot, command: Slot) -> None:
         self._plan, self._command = plan, command
         self._plans = 0
         self._obeyed = dict.fromkeys(COMMANDS, 0)
+        self.tightened, self.answer = 0, ""
 
     def deliver(self, controller: Controller, now_s: float) -> None:
         if (read := self._command.read()) is not None:
             record = read[0]
             controller.beat(min(float(record["beat_s"]), now_s))
+            if record["tighten"] > self.tightened:
+                self.tightened = int(record["tighten"])
+                try:
+                    self.answer = controller.tighten(workspace_from(record["workspace"]), now_s)
+                except InvalidInputError as error:
+                    self.answer = controller.refuse(now_s, str(error))
             for name in COMMANDS:
                 if record[name] != self._obeyed[name]:  # not >: after foreign bytes in the slot, a STOP still counts
                     self._obeyed[name] = int(record[name])
@@ -188,6 +203,7 @@ def _loop(
             end_s = now_s + controller.config.brake_timeout_s
         if end_s == np.inf:
             inbox.deliver(controller, now_s)
+            reporter.answer(inbox.tightened, inbox.answer)
         else:
             controller.beat(now_s)
         tick = controller.tick(now_s)

@@ -23,7 +23,7 @@ from latent_mpc.robots.retiming import Retiming
 from latent_mpc.robots.robot import Driver, DriverError, Setpoint, TimedPlan
 from latent_mpc.robots.splice import Splice, Waypoint
 from latent_mpc.robots.vitals import Vitals
-from latent_mpc.types import InvalidInputError, LatentMPCError
+from latent_mpc.types import InvalidInputError, LatentMPCError, WorkspaceSpec
 
 LIVE = (Phase.ARMED, Phase.RUNNING, Phase.HOLD)
 BUSY_S = {"connect": 20.0, "arm": 40.0, "stop": 2.0, "disarm": 4.0}  # how long a driver's call may take
@@ -46,6 +46,8 @@ class ControllerConfig:
         range_tolerance_rad: by which a joint may lie outside its range when CALIBRATED; arming takes it inside at once.
         rest_rad_s: slower than that is at rest, for arming.
         blocked_rad, blocked_after_s: at rest that far from where it was sent, for so long, a joint is blocked: STOPPED.
+        strained_share, strained_after_s: a measured torque of so much of the arm's limit, for so long: STOPPED. Motors
+            are cut off at the limit, so none is ever measured above it.
         max_distance_m: from the tool to where a new plan has it.
         max_lead_s, max_validity_s: how far ahead a plan may begin, and how long it may last.
     """
@@ -63,6 +65,8 @@ class ControllerConfig:
     rest_rad_s: float = 0.1
     blocked_rad: float = 0.1
     blocked_after_s: float = 0.3
+    strained_share: float = 0.95
+    strained_after_s: float = 0.5
     max_distance_m: float = 0.1
     max_lead_s: float = 1.0
     max_validity_s: float = 2.0
@@ -72,8 +76,9 @@ class ControllerConfig:
             value = getattr(self, field.name)
             if not 0 <= value < np.inf or (value == 0 and field.name != "latency_s"):
                 raise InvalidInputError(f"{field.name} must be positive and finite, got {value}")
-        if self.limits_factor > 1:
-            raise InvalidInputError(f"limits_factor must be at most 1, got {self.limits_factor}")
+        for name in ("limits_factor", "strained_share"):
+            if getattr(self, name) > 1:
+                raise InvalidInputError(f"{name} must be at most 1, got {getattr(self, name)}")
 
 
 def ignore(*_: object) -> None:
@@ -100,7 +105,7 @@ class Controller:
         on_busy: Callable[[float], None] = ignore,
     ) -> None:
         """Args:
-        on_event: called with the time, a kind ("phase", "refused", "device") and a text.
+        on_event: called with the time, a kind ("phase", "refused", "device", "limits") and a text.
         on_busy: called with the longest time that a call of the driver may take, before it.
         """
         self.driver, self.parts, self.config = driver, parts, config or ControllerConfig()
@@ -123,6 +128,7 @@ class Controller:
         self._since_s = 0.0  # in this phase
         self._held = False  # by command
         self._blocked_s = np.zeros(driver.spec.num_joints)  # how long each joint has not got on
+        self._strained_s = np.zeros(driver.spec.num_joints)  # how long each has had its full torque
         self._finished = True  # in STOPPED and FAULT: the device was told
         self._told_s = -np.inf
         self._tick = 0
@@ -188,6 +194,18 @@ class Controller:
         """Stop, and take nothing but a reset."""
         if self.phase not in (Phase.DISCONNECTED, Phase.STOPPED, Phase.FAULT):
             self._enter(Phase.STOPPED, now_s, reason)
+
+    def tighten(self, workspace: WorkspaceSpec, now_s: float) -> str:
+        """Keep to a workspace inside the present one from the next tick on; it may never grow again.
+
+        A tool that is outside of it then may only come nearer.
+        """
+        try:
+            self.parts = self.parts.tightened(workspace)
+        except InvalidInputError as error:
+            return self.refuse(now_s, f"tighten: {error}")
+        self._on_event(now_s, "limits", str(workspace))
+        return ""
 
     def reset(self, now_s: float) -> str:
         """Leave STOPPED or FAULT; opens the device anew if it is silent. Arming is needed again."""
@@ -286,6 +304,10 @@ class Controller:
             self._watch_progress(now_s)
         else:
             self._blocked_s[:] = 0
+        if self.phase in LIVE:
+            self._watch_torque(now_s)
+        else:
+            self._strained_s[:] = 0
 
     def _enter_calibrated(self, now_s: float) -> None:
         assert self.vitals.state is not None
@@ -318,6 +340,18 @@ class Controller:
             name = self.driver.spec.joint_names[joint]
             self.stop(now_s, f"joint {name} rests {off[joint]:.3f} rad from where it was sent; look what blocks it")
 
+    def _watch_torque(self, now_s: float) -> None:
+        assert self.vitals.state is not None
+        config, spec, torque = self.config, self.driver.spec, self.vitals.state.torque_nm
+        if torque is None:
+            return
+        strained = np.abs(torque) >= config.strained_share * np.array(spec.torque_nm)
+        self._strained_s = np.where(strained, self._strained_s + self.dt_s, 0.0)
+        joint = int(np.argmax(self._strained_s))
+        if self._strained_s[joint] > config.strained_after_s:
+            name, most = spec.joint_names[joint], spec.torque_nm[joint]
+            self.stop(now_s, f"joint {name} strains at {abs(torque[joint]):.3g} of {most:.3g} N·m; look what it bears")
+
     def _follow(self, now_s: float) -> bool:
         """One step along the plan; False if there is none, and then HOLD."""
         plan = self.splice.plan
@@ -336,13 +370,20 @@ class Controller:
             gripper = float(verdict.setpoint.gripper)
             if not 0 <= gripper <= 1:
                 raise InvalidInputError(f"the gripper would open to {gripper}, outside 0 to 1")
-            self.setpoint = Setpoint(self._retiming.step(verdict.setpoint.q_rad).q_rad, gripper, self.splice.motion_s)
+            clear = self._retiming.attempt(verdict.setpoint.q_rad, self.parts.clear)
         except LatentMPCError as error:
             self._enter(Phase.HOLD, now_s, f"plan {plan.sequence}: {error}")
             return False
-        self._wanted = verdict.setpoint
-        self.splice.advance()
-        return True
+        self.setpoint = Setpoint(self._retiming.motion.q_rad, gripper, self.splice.motion_s)
+        if clear:
+            self._wanted = verdict.setpoint
+            self.splice.advance()
+            return True
+        self._verdict = "clamped"  # the plan waits while the arm, which lags and would cut a corner, slows down
+        if not self._retiming.at_rest:
+            return True
+        self._enter(Phase.HOLD, now_s, f"plan {plan.sequence}: the straight way to it is not clear")
+        return False
 
     def _act(self, now_s: float) -> None:
         """Send the setpoint; in STOPPED and FAULT only until it rests, and then tell the device."""

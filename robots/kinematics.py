@@ -43,7 +43,8 @@ class Kinematics:
     Attributes:
         spec: of the arm.
         model, data: the arm's, with the obstacles of a workspace if there is one; `data` holds the last joints asked
-            for. Joints that the spec does not name, the gripper's, stand at the upper end of their range: open.
+            for. Joints that the spec does not name, the gripper's, stand at the upper end of their range: open, but
+            after `place`.
         lever_m: mean distance of the joints' axes from the tool at home.
     """
 
@@ -62,7 +63,9 @@ class Kinematics:
         self._site = self.model.site(spec.tool_site).id
         self._open = self.model.qpos0.copy()
         limited = self.model.jnt_limited.astype(bool)
+        self._closed = self._open.copy()
         self._open[self.model.jnt_qposadr[limited]] = self.model.jnt_range[limited, 1]
+        self._closed[self.model.jnt_qposadr[limited]] = self.model.jnt_range[limited, 0]
         for joint, low, high in zip(joints, spec.q_low_rad, spec.q_high_rad, strict=True):
             self.model.jnt_limited[joint.id], self.model.jnt_range[joint.id] = 1, (low, high)
         self._low, self._high = np.array(spec.q_low_rad), np.array(spec.q_high_rad)
@@ -79,8 +82,14 @@ class Kinematics:
 
     def pose(self, q_rad: Array) -> ToolPose:
         """Pose of the tool for joints (J,)."""
-        self._place(q_rad)
+        self.place(q_rad, 1.0)
         return self.placed_pose()
+
+    def place(self, q_rad: Array, opening: float) -> None:
+        """Put `data` at joints (J,) with the gripper at an opening, 0 to 1."""
+        self.data.qpos[:] = self._closed + opening * (self._open - self._closed)
+        self.data.qpos[self._qpos] = q_rad
+        mujoco.mj_kinematics(self.model, self.data)
 
     def placed_pose(self) -> ToolPose:
         """Pose of the tool for the last joints asked for."""
@@ -90,7 +99,7 @@ class Kinematics:
 
     def jacobian(self, q_rad: Array) -> Array:
         """J of the tool's velocity (m/s) and angular velocity (rad/s) in B by joint velocities, (6, J)."""
-        self._place(q_rad)
+        self.place(q_rad, 1.0)
         mujoco.mj_comPos(self.model, self.data)
         mujoco.mj_jacSite(self.model, self.data, self._jacobian[:3], self._jacobian[3:], self._site)
         return self._jacobian[:, self._dofs]
@@ -136,11 +145,6 @@ class Kinematics:
         q = self._open.copy()
         q[self._qpos] = q_rad
         return q
-
-    def _place(self, q_rad: Array) -> None:
-        self.data.qpos[:] = self._open
-        self.data.qpos[self._qpos] = q_rad
-        mujoco.mj_kinematics(self.model, self.data)
 
 
 def _load(spec: RobotSpec, workspace: WorkspaceSpec | None) -> mujoco.MjModel:

@@ -10,7 +10,7 @@ from latent_mpc.robots.limits import Limits
 from latent_mpc.robots.robot import Array, RobotSpec, RobotState, Setpoint
 from latent_mpc.robots.safety import Gate, Verdict
 from latent_mpc.robots.workspace import nearest_inside
-from latent_mpc.types import WorkspaceSpec
+from latent_mpc.types import InvalidInputError, WorkspaceSpec
 
 
 class Pose(Protocol):
@@ -30,6 +30,16 @@ class Judge(Protocol):
     ) -> Verdict: ...
 
 
+def always(here_rad: Array, way_rad: Array) -> bool:
+    """An arm with nothing around it."""
+    return True
+
+
+def untightened(workspace: WorkspaceSpec) -> Parts:
+    """Of parts whose gate knows no workspace. Raises InvalidInputError."""
+    raise InvalidInputError("this arm's gate has no workspace to tighten")
+
+
 class Parts(NamedTuple):
     """The arm's geometry and its gate.
 
@@ -37,18 +47,30 @@ class Parts(NamedTuple):
         forward: joints (J,) -> pose of the tool.
         solve: joints to start from (J,), position (3,), yaw -> joints (J,). Raises LatentMPCError.
         gate: see `Judge`.
+        clear: joints now (J,), and on a way (N, J) -> whether that way has room.
+        tightened: a workspace inside the present one -> parts that keep to it. Takes a tick or two; raises
+            InvalidInputError where it would allow more.
     """
 
     forward: Callable[[Array], Pose]
     solve: Callable[[Array, Array, float], Array]
     gate: Judge
+    clear: Callable[[Array, Array], bool] = always
+    tightened: Callable[[WorkspaceSpec], Parts] = untightened
 
 
 def standard_parts(spec: RobotSpec, workspace: WorkspaceSpec) -> Parts:
     """Kinematics and gate of an arm by its model. Raises InvalidInputError where the model does not fit the spec."""
-    kinematics = Kinematics(spec)
+    return _parts(Kinematics(spec), Gate(Limits.of(spec, workspace)))
+
+
+def _parts(kinematics: Kinematics, gate: Gate) -> Parts:
+    workspace = gate.limits.workspace
 
     def solve(q_rad: Array, position_m: Array, yaw_rad: float) -> Array:
         return kinematics.solve(q_rad, nearest_inside(workspace, position_m), yaw_rad)
 
-    return Parts(kinematics.pose, solve, Gate(Limits.of(spec, workspace)).check)
+    def tightened(new: WorkspaceSpec) -> Parts:
+        return _parts(kinematics, gate.tightened(workspace=new))
+
+    return Parts(kinematics.pose, solve, gate.check, gate.clear, tightened)

@@ -26,6 +26,7 @@ from latent_mpc.types import InvalidInputError
 
 ATTEMPTS = 6  # at shortening a step before the arm stays where it is
 NOISE = 1e-8  # a change of h smaller than this is none
+SLACK = 0.05  # of the way from `slow` to `stop`, by which a motion between setpoints may go below `stop`
 CLOCK_S = 0.001  # by which a state may seem to come from the future
 FURTHEST_RAD = 1.05 * 2 * math.pi  # no joint angle is larger, unless the arm's range is
 WIDEST = 1.5  # no opening is larger, unless its unit is wrong
@@ -113,6 +114,16 @@ class Gate:
         if opening != wanted.gripper:
             reasons.append(f"gripper: opening {wanted.gripper:.3f} wanted, {opening:.3f} now")
         return Verdict("clamped" if reasons else "ok", replace(wanted, q_rad=q, gripper=opening), tuple(reasons))
+
+    def clear(self, here_rad: Array, way_rad: Array) -> bool:
+        """Whether joints on a way (N, J) that was not judged, such as one to rest, all have room; from `here_rad` (J,).
+
+        What lies nearer than that already may stay so, and come no nearer.
+        """
+        room = self._room
+        least = room.stop - SLACK * (room.slow - room.stop) - NOISE
+        found = np.min([room(q_rad)[0] for q_rad in way_rad], axis=0)
+        return bool((found >= least).all()) or bool((found >= np.minimum(least, room(here_rad)[0] - NOISE)).all())
 
     def _misshapen(self, setpoint: Setpoint) -> str | None:
         """What is wrong with a setpoint by itself."""

@@ -31,6 +31,7 @@ from latent_mpc.robots.channels import (
     Ports,
     Status,
     status_dtype,
+    workspace_record,
 )
 from latent_mpc.robots.control_process import Job, run_controller
 from latent_mpc.robots.controller import ControllerConfig
@@ -38,6 +39,7 @@ from latent_mpc.robots.log import append_event
 from latent_mpc.robots.parts import Parts
 from latent_mpc.robots.robot import Driver, DriverError, RobotSpec, TimedPlan
 from latent_mpc.robots.slots import Slot
+from latent_mpc.types import InvalidInputError, WorkspaceSpec
 
 BEAT_S = 0.02
 START_S = 60.0  # importing takes seconds on a busy machine
@@ -121,6 +123,28 @@ class Supervisor:
         """
         done = (Phase.ARMED, Phase.RUNNING)
         self._insist("arm", lambda phase: phase in done, (Phase.STOPPED, Phase.FAULT), timeout_s)
+
+    def tighten(self, workspace: WorkspaceSpec, timeout_s: float = 2.0) -> None:
+        """Have the gate keep to a workspace inside the present one, at any time, also in motion; it never grows again.
+
+        The planner is not told: what it plans outside is held back.
+
+        Raises:
+            InvalidInputError: it would allow more somewhere; what was in force stays so. DriverError: no answer.
+        """
+        record = workspace_record(workspace)
+        with self._lock:
+            self._command["workspace"] = record
+            self._command["tighten"] += 1
+            number = int(self._command["tighten"])
+        self._order()
+        deadline_s = time.monotonic() + timeout_s
+        while (status := self.status()).tightened < number:
+            if self._epitaph is not None or time.monotonic() > deadline_s:
+                raise DriverError(f"cannot tighten the limits: {status.phase.name}, {status.reason}")
+            time.sleep(BEAT_S)
+        if status.answer:
+            raise InvalidInputError(status.answer)
 
     def send(self, plan: TimedPlan) -> None:
         """Offer a plan; see `PlannerPort.send`."""

@@ -7,25 +7,28 @@ Each h_i has a value `stop` that it must not fall below, and a value `slow` from
 slower: by pace · (h − stop) / (slow − stop) a second. Parts of one link, of neighbours in the chain, and of pairs that
 the model's `<contact><exclude>` names are not compared; nor are bodies that touch in every pose, as primitives around a
 short link do. The part of the arm behind the tool's site, hand and fingers, may come nearer to the scene: it has to
-grasp.
+grasp. Fingers have their least distance at any of OPENINGS, since they may open and close on the way.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import combinations
+from typing import NamedTuple
 
 import mujoco
 import numpy as np
+from numpy.typing import NDArray
 
 from latent_mpc.robots.kinematics import SCENE, Kinematics
 from latent_mpc.robots.robot import Array, RobotSpec
 from latent_mpc.types import InvalidInputError, WorkspaceSpec
 
 FACES = ("x low", "y low", "z low", "x high", "y high", "z high")
-MESH = mujoco.mjtGeom.mjGEOM_MESH
+MESH, PLANE = mujoco.mjtGeom.mjGEOM_MESH, mujoco.mjtGeom.mjGEOM_PLANE
 CONDITION_S = 0.1  # from where κ slows to where it stops, at the pace of the beginning
 MOST_A_TICK = 0.5  # of the way from `slow` to `stop`, whatever the pace
+OPENINGS = (0.0, 1 / 3, 2 / 3)  # beside 1; a finger is thicker than what lies between two
 POSES = 64  # tried before bodies count as always touching
 
 
@@ -55,6 +58,23 @@ class Distances:
             raise InvalidInputError(f"slowing down must begin before the stop, finite, got {self}")
         if min(self.arm_stop_m, self.tool_stop_m) < 0 or self.condition_slow < 1:
             raise InvalidInputError(f"distances must be at least 0, condition numbers at least 1, got {self}")
+
+
+class _Pairs(NamedTuple):
+    """Geoms to measure between: their entries in h, (P,), the geoms, the sum of their bounding radii, and whether the
+    first is a plane."""
+
+    entry: NDArray[np.intp]
+    first: NDArray[np.intp]
+    second: NDArray[np.intp]
+    radius: Array
+    plane: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, model: mujoco.MjModel, pairs: dict[int, tuple[int, int]]) -> _Pairs:
+        first, second = np.array([*pairs.values()], np.intp).reshape(-1, 2).T
+        radius = model.geom_rbound[first] + model.geom_rbound[second]
+        return cls(np.array([*pairs], np.intp), first, second, radius, model.geom_type[first] == PLANE)
 
 
 class Room:
@@ -89,29 +109,37 @@ class Room:
             *(f"box: tool to {face}" for face in FACES),
             "singularity: minus condition number",
         )
-        self._first, self._second = np.array(pairs, int).reshape(-1, 2).T
         self._reach = 2 * max(d.arm_slow_m, d.tool_slow_m)  # distances beyond it count as it
-        self._radius = model.geom_rbound[self._first] + model.geom_rbound[self._second]
         self._key, self._found = b"", (np.empty(0), np.empty(0))  # of the last call: the next often begins with it
-        self._plane = model.geom_type[self._first] == mujoco.mjtGeom.mjGEOM_PLANE
+        fingers = _finger_geoms(spec, model)
+        self._all = _Pairs.of(model, dict(enumerate(pairs)))
+        self._fingers = _Pairs.of(model, {k: pair for k, pair in enumerate(pairs) if fingers & set(pair)})
 
     def __call__(self, q_rad: Array) -> tuple[Array, Array]:
         """h (K,) and the tool's position (3,) at joints (J,); distances are cut at twice the larger `slow`."""
         if (key := q_rad.tobytes()) == self._key:
             return self._found
         condition = self.kinematics.condition(q_rad)
-        model, data = self.kinematics.model, self.kinematics.data
         position = self.kinematics.placed_pose().position_m
-        apart = data.geom_xpos[self._second] - data.geom_xpos[self._first]
-        gap = np.where(self._plane, apart[:, 2], np.sqrt((apart**2).sum(1))) - self._radius  # of bounding spheres
-        distance = np.full(len(gap), self._reach)
-        for k in np.flatnonzero(gap < self._reach):
-            a, b = int(self._first[k]), int(self._second[k])
-            distance[k] = mujoco.mj_geomDistance(model, data, a, b, self._reach, None)
+        distance = np.full(len(self._all.entry), self._reach)
+        self._measure(distance, self._all)
+        for opening in OPENINGS:
+            self.kinematics.place(q_rad, opening)
+            self._measure(distance, self._fingers)
         low = (*self._workspace.low_m[:2], self._workspace.floor_m)
         faces = np.concatenate([position - low, self._workspace.high_m - position])
         self._key, self._found = key, (np.concatenate([distance, faces, [-condition]]), position)
         return self._found
+
+    def _measure(self, distance: Array, pairs: _Pairs) -> None:
+        """Lower each entry of `distance` (P,) that is of `pairs` to what it is now."""
+        model, data = self.kinematics.model, self.kinematics.data
+        apart = data.geom_xpos[pairs.second] - data.geom_xpos[pairs.first]
+        gap = np.where(pairs.plane, apart[:, 2], np.sqrt((apart**2).sum(1))) - pairs.radius
+        for k in np.flatnonzero(gap < self._reach):
+            a, b = int(pairs.first[k]), int(pairs.second[k])
+            found, entry = mujoco.mj_geomDistance(model, data, a, b, self._reach, None), pairs.entry[k]
+            distance[entry] = min(distance[entry], found)
 
 
 def nearest_inside(workspace: WorkspaceSpec, position_m: Array, inset_m: float = 0.001) -> Array:
@@ -190,8 +218,18 @@ def _tool_geoms(spec: RobotSpec, model: mujoco.MjModel) -> set[int]:
     return {g for g in range(model.ngeom) if model.geom_bodyid[g] in tool}
 
 
+def _finger_geoms(spec: RobotSpec, model: mujoco.MjModel) -> set[int]:
+    """Geoms that joints move which the spec does not name: the gripper's."""
+    moved: set[int] = set()
+    for body in range(1, model.nbody):
+        joints = range(model.body_jntadr[body], model.body_jntadr[body] + model.body_jntnum[body])
+        if model.body_parentid[body] in moved or any(model.joint(j).name not in spec.joint_names for j in joints):
+            moved.add(body)
+    return {g for g in range(model.ngeom) if model.geom_bodyid[g] in moved}
+
+
 def _is_plane(model: mujoco.MjModel, geom: int) -> bool:
-    return bool(model.geom_type[geom] == mujoco.mjtGeom.mjGEOM_PLANE)
+    return bool(model.geom_type[geom] == PLANE)
 
 
 def _name(model: mujoco.MjModel, geom: int) -> str:

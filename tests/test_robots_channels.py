@@ -9,6 +9,7 @@ import pytest
 
 from latent_mpc.robots.channels import (
     HISTORY,
+    MAX_KEEP_OUTS,
     MAX_WAYPOINTS,
     PLAN,
     TEXT,
@@ -20,10 +21,12 @@ from latent_mpc.robots.channels import (
     status_dtype,
     status_from,
     text_bytes,
+    workspace_from,
+    workspace_record,
 )
 from latent_mpc.robots.robot import TimedPlan
 from latent_mpc.robots.slots import Slot
-from latent_mpc.types import InvalidInputError
+from latent_mpc.types import InvalidInputError, WorkspaceSpec
 
 
 def plan(count: int, seed: int = 0) -> TimedPlan:
@@ -126,3 +129,27 @@ def test_a_planners_port_sends_and_sees() -> None:
             thing.close()
     with pytest.raises(InvalidInputError, match="owner is gone"):
         PlannerPort(Ports(f"gone-{time.monotonic_ns()}", "none", 3))
+
+
+@pytest.mark.parametrize(
+    "workspace",
+    [
+        WorkspaceSpec((0.2, -0.3, 0.01), (0.7, 0.3, 0.5)),
+        WorkspaceSpec((0.2, -0.3, 0.01), (0.7, 0.3, 0.5), None, ((1.0, 2.0, 3.0, 0.5),) * MAX_KEEP_OUTS, (), 0.1),
+        WorkspaceSpec((0, 0, 0), (1, 1, 1), -0.1, (), ((0.0, 0.0, 0.0, 0.1, 0.2, 0.3), (0.0, 0.0, 0.0, 1.0, 1.0, 1.0))),
+    ],
+)
+def test_a_workspace_passes_through_a_record_unchanged(workspace: WorkspaceSpec) -> None:
+    assert workspace_from(workspace_record(workspace)) == workspace
+
+
+def test_a_workspace_that_does_not_fit_or_is_none_is_refused() -> None:
+    many = WorkspaceSpec((0, 0, 0), (1, 1, 1), keep_out_balls_m=((0.0, 0.0, 0.0, 1.0),) * (MAX_KEEP_OUTS + 1))
+    with pytest.raises(InvalidInputError, match="at most 16"):
+        workspace_record(many)
+    good = workspace_record(WorkspaceSpec((0, 0, 0), (1, 1, 1)))
+    for field, value in (("balls", -1), ("boxes", 2**60), ("speed_m_s", 0.0), ("low_m", np.nan), ("table_m", np.inf)):
+        bad = good.copy()
+        bad[field] = value
+        with pytest.raises(InvalidInputError):
+            workspace_from(bad)

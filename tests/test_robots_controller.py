@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from dataclasses import replace
@@ -14,9 +15,10 @@ from hypothesis import strategies as st
 
 from latent_mpc.robots.channels import VERDICTS, Phase
 from latent_mpc.robots.controller import Controller, ControllerConfig
+from latent_mpc.robots.parts import Parts
 from latent_mpc.robots.retiming import Retiming
 from latent_mpc.robots.robot import DriverError, Setpoint, TimedPlan
-from latent_mpc.types import InvalidInputError
+from latent_mpc.types import InvalidInputError, WorkspaceSpec
 
 sys.path.insert(0, str(Path(__file__).parent))
 from fake_driver import SPEC, FakeDriver, gantry
@@ -343,6 +345,86 @@ def test_an_arm_that_leaves_the_pose_it_was_armed_in_is_a_fault() -> None:
     bench.driver.write = lambda setpoint: setpoint  # type: ignore[method-assign]
     assert bench.until(Phase.FAULT, 0.1) <= 0.05
     assert "joint z" in bench.controller.reason and not bench.driver.torque
+
+
+def loaded(bench: Bench, torque_nm: list[float]) -> None:
+    """From now on the arm measures these torques."""
+    read = bench.driver.read
+    bench.driver.read = lambda: replace(read(), torque_nm=np.array(torque_nm))  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("phase", ["armed", "running"])
+@pytest.mark.parametrize("torque_nm", [1.0, -0.96])
+def test_a_motor_at_its_full_torque_for_long_stops_the_arm_and_is_named(phase: str, torque_nm: float) -> None:
+    bench: Bench = getattr(Bench(), phase)()
+    loaded(bench, [0.0, torque_nm, 0.9])
+    assert bench.until(Phase.STOPPED, 2) == pytest.approx(CONFIG.strained_after_s, abs=3 * DT)
+    assert re.search("joint y strains at (1|0.96) of 1 N", bench.controller.reason)
+    bench.assert_still()
+
+
+def test_full_torque_for_a_moment_is_allowed() -> None:
+    bench = Bench().armed()
+    plain = bench.driver.read
+    for _ in range(4):
+        loaded(bench, [1.0, 0.0, 0.0])
+        bench.run(CONFIG.strained_after_s - 2 * DT)
+        bench.driver.read = plain  # type: ignore[method-assign]
+        loaded(bench, [0.9, 0.0, 0.0])
+        bench.run(2 * DT)
+    assert bench.controller.phase is Phase.ARMED
+
+
+def test_a_step_after_which_no_stop_is_clear_is_not_taken_and_ends_in_hold() -> None:
+    """A wall at x = 0.03 that the gate does not know: the arm comes to rest before it, and the plan's clock stands."""
+    bench = Bench().armed()
+
+    def clear(here: np.ndarray, way: np.ndarray) -> bool:
+        assert here.shape == (3,) and way.shape[1:] == (3,)
+        return bool((way[:, 0] <= 0.03).all())
+
+    bench.controller.parts = bench.controller.parts._replace(clear=clear)
+    assert bench.controller.offer(bench.plan(x_m=0.2), bench.now_s) == ""
+    bench.until(Phase.HOLD, 1)
+    assert "not clear" in bench.controller.reason and bench.controller.splice.motion_s < 0.5
+    assert 0.01 < max(setpoint.q_rad[0] for _, setpoint in bench.driver.written) <= 0.03
+    bench.assert_still()
+    assert_within_limits(bench)
+    assert bench.controller.offer(bench.plan(x_m=-0.05), bench.now_s) == ""
+    bench.run(0.9)
+    assert bench.driver.q_rad[0] == pytest.approx(-0.05, abs=1e-3)
+
+
+def test_a_gap_in_the_readings_however_short_begins_the_second_before_arming_anew() -> None:
+    bench = Bench()
+    bench.controller.connect(bench.now_s)
+    bench.run(CONFIG.arm_after_s - 0.05)
+    bench.driver.frozen = True
+    bench.run(CONFIG.state_timeout_s + 2 * DT)
+    bench.driver.frozen = False
+    bench.run(CONFIG.arm_after_s - 0.05)
+    assert "fresh for 1.0 s" in bench.controller.arm(bench.now_s) and not bench.driver.torque
+    bench.run(0.1)
+    assert bench.controller.arm(bench.now_s) == ""
+
+
+def test_limits_are_tightened_between_ticks_and_a_wider_workspace_is_refused() -> None:
+    bench = Bench().running()
+    spec = WorkspaceSpec((-0.5, -0.5, -0.5), (0.5, 0.5, 0.5), table_m=None)
+    narrow = bench.controller.parts._replace(solve=lambda q_rad, *_: np.minimum(q_rad, 0.01))
+
+    def tightened(workspace: WorkspaceSpec) -> Parts:
+        if workspace != spec:
+            raise InvalidInputError("limits can only be tightened")
+        return narrow
+
+    assert "no workspace" in bench.controller.tighten(spec, bench.now_s)
+    bench.controller.parts = bench.controller.parts._replace(tightened=tightened)
+    assert "only be tightened" in bench.controller.tighten(replace(spec, speed_m_s=9.0), bench.now_s)
+    assert "only be tightened" in bench.controller.refusal and bench.controller.phase is Phase.RUNNING
+    assert bench.controller.tighten(spec, bench.now_s) == ""
+    assert bench.controller.parts is narrow and bench.controller.phase is Phase.RUNNING
+    assert any(line.startswith("limits") for line in bench.events)
 
 
 def test_a_first_plan_that_starts_elsewhere_is_refused() -> None:

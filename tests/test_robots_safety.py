@@ -2,11 +2,11 @@
 
 import math
 import re
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
-import mujoco
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -18,6 +18,9 @@ from latent_mpc.robots.robot import RobotState, Setpoint
 from latent_mpc.robots.safety import Gate
 from latent_mpc.robots.workspace import Distances, nearest_inside
 from latent_mpc.types import InvalidInputError, WorkspaceSpec
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+from clearance import Clearance
 
 XML = Path(__file__).parents[1] / "envs/panda.xml"
 PANDA = panda(XML)
@@ -317,50 +320,12 @@ def test_a_tool_slides_along_the_walls_of_its_box():
 
 # --- the closed loop against another way to measure ------------------------------------------------------------------
 
-CHAIN = [*(f"link{i}" for i in range(8))]
-TOOL = ("hand", "left_finger", "right_finger")
-
-
-def ground_truth():
-    """The Panda among the obstacles with every geom made to collide; contacts are reported from 6 cm on."""
-    spec = mujoco.MjSpec.from_file(str(XML))
-    add = spec.worldbody.add_geom
-    add(name="table", type=mujoco.mjtGeom.mjGEOM_BOX, pos=(0, 0, -0.5), size=(2, 2, 0.5))
-    add(name="ball", type=mujoco.mjtGeom.mjGEOM_SPHERE, pos=(0.45, 0.4, 0.25), size=(0.12, 0, 0))
-    add(name="box", type=mujoco.mjtGeom.mjGEOM_BOX, pos=(0.4, -0.475, 0.15), size=(0.1, 0.125, 0.15))
-    for geom in spec.geoms:
-        geom.contype, geom.conaffinity, geom.margin = 1, 1, 0.06
-    model = spec.compile()
-    model.opt.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_FILTERPARENT)
-    return model, mujoco.MjData(model)
-
-
-MODEL, DATA = ground_truth()
-
-
-def kind_of_pair(a, b):
-    """0: arm to itself or to the scene, 1: tool to the scene, 2: may touch."""
-    names = [MODEL.body(MODEL.geom_bodyid[g]).name for g in (a, b)]
-    obstacles = {MODEL.geom(g).name for g in (a, b)} & {"table", "ball", "box"}
-    links = [7 if name in TOOL else CHAIN.index(name) for name in names if name != "world"]
-    if obstacles:
-        fixed = not links or links[0] == 0 or (links[0] == 1 and obstacles == {"table"})
-        return 2 if fixed else int(bool(set(names) & set(TOOL)))
-    near = abs(links[0] - links[1]) < 2 or set(names) in ({"link0", "link2"}, {"link5", "link7"})
-    return 2 if near else 0
-
-
-KIND = np.array([[kind_of_pair(a, b) for b in range(MODEL.ngeom)] for a in range(MODEL.ngeom)])
+CLEARANCE = Clearance(WORKSPACE)
 
 
 def clearances(q):
-    """Smallest distances (arm, tool to scene), at most 0.06 m, by MuJoCo's contacts."""
-    DATA.qpos[:7], DATA.qpos[7:] = q, 0.04
-    mujoco.mj_kinematics(MODEL, DATA)
-    mujoco.mj_comPos(MODEL, DATA)
-    mujoco.mj_collision(MODEL, DATA)
-    kinds, distances = KIND[tuple(DATA.contact.geom.T)], DATA.contact.dist
-    return [float(distances[kinds == kind].min(initial=0.06)) for kind in (0, 1)]
+    """Smallest true distances (arm, tool to scene), wherever the fingers may be, at most 0.06 m."""
+    return np.min([CLEARANCE(q, 0.04 * opening) for opening in (0, 1 / 3, 2 / 3, 1)], axis=0)
 
 
 def test_the_gate_measures_what_the_contacts_say():
