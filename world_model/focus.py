@@ -1,10 +1,12 @@
 """Attention by colour: an image as it looks to somebody who looks for the things of one hue, and which hues there are.
 
     u = (r − (g + b) / 2, √3/2 (g − b)),   c = how colourful a pixel is, 0 to 1,   n = exp((cos ∠(u, hue) − 1) / σ²)
-    attended image = (luma, with a grey patch in place of what is colourful and not attended;  focus c n)
+    attended image = (luma over its median, the median also where something colourful is not attended;  focus c n)
 
 One thing at a time, and the same for all: what is learnt of one coloured thing holds for every other, at any hue and
-however many stand beside it. Shading and light change a colour's length, not the angle of u.
+however many lie beside it. Shading and light change a colour's length, not the angle of u. The median is the table's:
+without it, and with the other things left in sight, a scene could be told from others by them, and what learns by
+telling scenes apart would not look at the thing itself.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from latent_mpc.types import InvalidInputError
 NARROWNESS = 25.0  # 1 / σ², for half of it at 14 degrees
 COLOURFUL = (0.40, 0.65)  # saturation at which a pixel begins to count, and counts in full
 DARK = (0.10, 0.25)  # the same for its brightest channel: the colour of what is nearly black is noise
-GREY = 0.65  # luma of a patch
+GREY = 0.65  # what the median becomes
 BINS = 72
 REACH_RAD = math.radians(18)  # two hues nearer than that are one
 
@@ -31,7 +33,8 @@ def attend(images: Tensor, hues: Tensor) -> Tensor:
     hues = hues[:, None, None]
     cosine = (x * hues.cos() + y * hues.sin()) * (x * x + y * y).clamp_min(1e-8).rsqrt()
     focus = colourful * (NARROWNESS * (cosine - 1)).exp()
-    return torch.stack([luma + (colourful - focus) * (GREY - luma), focus], dim=1)
+    over = luma - luma.flatten(1).median(1).values[:, None, None]
+    return torch.stack([GREY + over * (1 - colourful + focus), focus], dim=1)
 
 
 def find_hues(images: Tensor, *, least_px: float = 6.0) -> Tensor:

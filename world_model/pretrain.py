@@ -70,6 +70,7 @@ class PretrainConfig:
 
     Attributes:
         fit: `batch_size` counts pairs of frames, looked at for one hue each.
+        brightness: images are made brighter or darker by up to this share, each by itself.
         hues_at_once: for how many hues an encoder that attends looks at a pair.
         max_gap: the control steps k between the frames of a pair are drawn from 1 … max_gap.
         proprio_weight, contrast_weight, sigreg_weight: λ_p, λ_c, λ_s.
@@ -79,6 +80,7 @@ class PretrainConfig:
     """
 
     fit: FitConfig = field(default_factory=lambda: FitConfig(steps=26000, batch_size=48, learning_rate=4e-3))
+    brightness: float = 0.0
     hues_at_once: int = 3
     max_gap: int = 10
     proprio_weight: float = 2.0
@@ -93,6 +95,8 @@ class PretrainConfig:
             raise InvalidInputError(f"every count must be at least 1, got {self}")
         if min(self.proprio_weight, self.contrast_weight, self.sigreg_weight) < 0:
             raise InvalidInputError(f"no weight may be negative, got {self}")
+        if not 0 <= self.brightness < 1:
+            raise InvalidInputError(f"brightness is a share from 0 to 1, got {self.brightness}")
 
 
 class PretrainingModel(nn.Module):
@@ -229,6 +233,10 @@ def _pair_sampler(
         moves = (travelled[pair[1]] - travelled[pair[0]]) / move_std
         arrays = (clips.proprio[pair] - mean) / std, moves, gap[:, None] / config.max_gap
         numbers = (torch.from_numpy(a).float().to(device) for a in arrays)
-        return torch.from_numpy(clips.image[pair]).to(device), looked_for, *numbers  # type: ignore[return-value]
+        images = torch.from_numpy(clips.image[pair]).to(device)
+        if config.brightness:
+            gain = 1 + config.brightness * (2 * torch.rand(*images.shape[:2], 1, 1, 1, generator=generator) - 1)
+            images = (images * gain.to(device)).clamp_(0, 255).to(torch.uint8)
+        return images, looked_for, *numbers  # type: ignore[return-value]
 
     return draw
