@@ -3,11 +3,12 @@
 if __name__ != "latent_mpc.envs":
     raise ImportError(f"import latent_mpc.envs, not {__name__}: the folder is mapped into the package latent_mpc")
 
-MAX_EPISODE_STEPS = {"Reach": 25, "Push": 45, "PickPlace": 45}
+# None: the environment's own limit, so many steps for each object that moves.
+MAX_EPISODE_STEPS = {"Reach": 25, "Push": 45, "PickPlace": 45, "Rearrange": None, "Stack": 45, "ClearTable": None}
 
 
 def register_envs() -> None:
-    """Register `latent_mpc/Reach-v0`, `latent_mpc/Push-v0` and `latent_mpc/PickPlace-v0` with Gymnasium."""
+    """Register `latent_mpc/Reach-v0` and so on, one for each name in `MAX_EPISODE_STEPS`, with Gymnasium."""
     import gymnasium
 
     for name, steps in MAX_EPISODE_STEPS.items():

@@ -12,10 +12,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from latent_mpc.envs.arm import FINGER_RANGE_M
 from latent_mpc.envs.tabletop import ACTION_DIM, TabletopEnv
 from latent_mpc.types import InvalidInputError
 
 OPEN, CLOSED = -1.0, 1.0
+PALM_M = 0.033  # the palm is so far above the tool centre point, less 4 mm
+FINGER_M = 0.012  # a finger's reach beyond the face of its pad
+MAX_OPENING_M = 2 * FINGER_RANGE_M
+ROUND_SHAPES = ("cylinder", "sphere", "cup", "plate")  # to be held at any yaw
+TIP_M = 0.011  # the fingertips are so far below the tool centre point
 # A behaviour yields, each control step: target position in W (3,), target yaw, gripper command.
 Setpoint = tuple[NDArray[np.float64], float, float]
 Behaviour = Iterator[Setpoint]
@@ -31,6 +37,7 @@ class PlayConfig:
         action_noise: standard deviation of the noise on every action.
         grasp_noise_m: standard deviation of where a grasp is aimed at, in the plane.
         miss: share of grasps that are aimed up to 5 cm beside the object.
+        onto: share of placements that are aimed at the top of another object.
     """
 
     reach: float = 0.15
@@ -41,6 +48,7 @@ class PlayConfig:
     action_noise: float = 0.15
     grasp_noise_m: float = 0.006
     miss: float = 0.25
+    onto: float = 0.0
 
     def __post_init__(self) -> None:
         if (
@@ -48,8 +56,9 @@ class PlayConfig:
             or self.reach + self.wiggle + self.push + self.pick <= 0
         ):
             raise InvalidInputError("reach, wiggle, push and pick must be at least 0 and not all 0")
-        if not (0 <= self.interrupt < 1 and 0 <= self.miss <= 1 and min(self.action_noise, self.grasp_noise_m) >= 0):
-            raise InvalidInputError("interrupt and miss are chances; noises are standard deviations, at least 0")
+        chances = 0 <= self.interrupt < 1 and 0 <= self.miss <= 1 and 0 <= self.onto <= 1
+        if not (chances and min(self.action_noise, self.grasp_noise_m) >= 0):
+            raise InvalidInputError("interrupt, miss and onto are chances; noises are standard deviations, at least 0")
 
 
 class _Hands:
@@ -87,12 +96,30 @@ class _Hands:
         quarter = np.pi / 2
         return float((yaw + quarter / 2) % quarter - quarter / 2)
 
+    def grasp_height(self, i: int) -> float:
+        """Where to hold object `i`, metres above its centre: below it, but with the palm clear of its top."""
+        half, low = self.env.objects[i].half_size_m[2], self.env.config.tcp_low_m[2]
+        return max(0.01 - 0.5 * half, half - PALM_M, low - half)
+
+    def top(self, i: int) -> float:
+        """Height of object `i`'s upper side, metres."""
+        return float(self.env.object_positions()[i, 2]) + self.env.objects[i].half_size_m[2]
+
+    def floor_under(self, i: int) -> float:
+        """Height of what object `i` lies on, metres: the table, or the top of another object."""
+        positions = self.env.object_positions()
+        bottom = positions[i, 2] - self.env.objects[i].half_size_m[2]
+        near = np.linalg.norm(positions[:, :2] - positions[i, :2], axis=1) < self.env.objects[i].half_size_m[0] + 0.02
+        tops = [self.top(j) for j in range(len(near)) if near[j] and j != i]
+        return max((top for top in tops if abs(top - bottom) < 0.01), default=0.0)
+
     def pick(self, i: int, aim: NDArray[np.float64], yaw: float, lift_m: float, hover_m: float = 0.07) -> Behaviour:
         """Grasp object `i`, aimed `aim` (2,) metres beside its centre, and lift it."""
         over = self.env.object_positions()[i] + [*aim, hover_m]
         yield from self.go(over, yaw, OPEN, 0.015)
         place = self.env.object_positions()[i] + [*aim, 0]
-        place[2] = max(0.5 * place[2] + 0.01, self.env.config.tcp_low_m[2])
+        floor, half = self.floor_under(i), self.env.objects[i].half_size_m[2]
+        place[2] = floor + max(0.5 * (place[2] - floor) + 0.01, 2 * half - PALM_M, self.env.config.tcp_low_m[2])
         yield from self.go(place, yaw, OPEN, 0.008)
         yield from self.hold(place, yaw, CLOSED, 2)
         yield from self.go(place + [0, 0, lift_m], yaw, CLOSED, 0.02)
@@ -194,6 +221,11 @@ class PlayPolicy:
         half = self._env.objects[i].half_size_m[2]
         drop = 0.0 if rng.random() < 0.6 else rng.uniform(0, 0.05)
         target[2] = max(half + drop, self._env.config.tcp_low_m[2])
+        others = [j for j in range(self._env.config.num_objects) if j != i]
+        if self._config.onto > 0 and others and rng.random() < self._config.onto:
+            j = int(rng.choice(others))
+            target[:2] = self._env.object_positions()[j, :2] + rng.normal(0, self._config.grasp_noise_m, 2)
+            target[2] += self._hands.top(j)
         yaw = float(np.clip(self._env.arm.pose(self._env.data)[1] + rng.normal(0, 0.3), -0.8, 0.8))
         yield from self._hands.place(target, yaw, rng.uniform(0.05, 0.25), rng.uniform(0.05, 0.2))
         if rng.random() < 0.3:
@@ -201,7 +233,7 @@ class PlayPolicy:
 
 
 class ScriptedExpert:
-    """Picks the object that moves and places it at its goal, with the simulator's knowledge. A baseline only."""
+    """Picks the objects that move and places them at their goals, with the simulator's knowledge. A baseline only."""
 
     def __init__(self, env: TabletopEnv) -> None:
         self._hands, self._env = _Hands(env), env
@@ -213,13 +245,69 @@ class ScriptedExpert:
     def act(self) -> NDArray[np.float32]:
         setpoint = next(self._behaviour, None)
         while setpoint is None:
-            self._behaviour = self._attempt()
+            self._behaviour = self._attempt(self._next())
             setpoint = next(self._behaviour, None)
         return np.clip(self._hands.action(setpoint, 1.0), -1, 1).astype(np.float32)
 
-    def _attempt(self) -> Behaviour:
-        layout = self._env.layout
-        i, goal = layout.target, layout.goal_poses[layout.target, :3]
-        yaw = self._hands.grasp_yaw(i)
-        yield from self._hands.pick(i, np.zeros(2), yaw, 0.08)
-        yield from self._hands.place(goal.copy(), yaw, 0.1, 0.1)
+    def _next(self) -> int:
+        """The first object that is not placed yet and whose goal is free."""
+        env, layout = self._env, self._env.layout
+        waiting = [i for i in layout.movers if not env.task.placed[i]] or list(layout.movers)
+        places = env.object_positions()[:, :2]
+        for i in waiting:
+            others = [j for j in waiting if j != i]
+            gaps = np.linalg.norm(places[others] - layout.goal_poses[i, :2], axis=1)
+            if all(gap > self._radius(i) + self._radius(j) for j, gap in zip(others, gaps, strict=True)):
+                return i
+        return waiting[0]
+
+    def _radius(self, i: int) -> float:
+        return max(self._env.objects[i].half_size_m[:2])
+
+    def _clearest(self, i: int, xy: NDArray[np.float64], yaws: list[float]) -> float:
+        """The yaw at which the fingers around object `i` at `xy` (2,) keep furthest from the other objects."""
+        others = [j for j in range(self._env.config.num_objects) if j != i]
+        if not others:
+            return yaws[0]
+        places, radii = self._env.object_positions()[others, :2], [self._radius(j) for j in others]
+
+        def room(yaw: float) -> float:
+            finger = (self._radius(i) + FINGER_M) * np.array([-np.sin(yaw), np.cos(yaw)])
+            gaps = [np.linalg.norm(places - (xy + side * finger), axis=1) - radii for side in (-1, 1)]
+            return min(float(np.min(gaps)), 0.02)  # two centimetres are plenty: then the first yaw
+
+        return max(yaws, key=room)
+
+    def _attempt(self, i: int) -> Behaviour:
+        """Down from above all that stands around, grasp, up, over, down, let go and up."""
+        env, hands = self._env, self._hands
+        goal = env.layout.goal_poses[i, :3]
+        tops = [hands.top(j) for j in range(env.config.num_objects) if j != i]
+        grip = hands.grasp_height(i)
+        below = grip + env.objects[i].half_size_m[2]  # the held object reaches so far below the tool
+        high = min(max(tops, default=0.0) + max(below, TIP_M) + 0.025, env.config.tcp_high_m[2])
+        high = max(high, 0.10)
+        opening = min(2 * (self._radius(i) + 0.008) / MAX_OPENING_M, 1.0)
+        ajar = 0.5 - opening  # as a command
+
+        start = env.object_positions()[i]
+        yaw = hands.grasp_yaw(i)
+        turned = [yaw] + [y for y in (yaw - np.pi / 2, yaw + np.pi / 2) if abs(y) <= env.config.max_yaw_rad]
+        round_yaws = [0.0, 0.4, -0.4, 0.8, -0.8]
+        yaw = self._clearest(i, start[:2], round_yaws if env.objects[i].shape in ROUND_SHAPES else turned)
+        yield from hands.go(np.array([*start[:2], high]), yaw, ajar, 0.02)
+        place = env.object_positions()[i] + [0, 0, grip]
+        yield from hands.go(place, yaw, ajar, 0.004)
+        yield from hands.hold(place, yaw, CLOSED, 2)
+        lifted = np.array([*place[:2], max(high, place[2] + 0.05)])
+        yield from hands.go(lifted, yaw, CLOSED, 0.02)
+        if not env.grasped()[i]:
+            return  # try again
+
+        yaw = self._clearest(i, goal[:2], [0.0, 0.4, -0.4, 0.8, -0.8])
+        yield from hands.go(np.array([*goal[:2], lifted[2]]), yaw, CLOSED, 0.01)
+        held = env.arm.pose(env.data)[0] - env.object_positions()[i]
+        target = goal + held + [0, 0, 0.002]
+        yield from hands.go(target, yaw, CLOSED, 0.004)
+        yield from hands.hold(target, yaw, ajar, 2)
+        yield from hands.go(np.array([*target[:2], max(high, target[2] + 0.06)]), yaw, ajar, 0.02)

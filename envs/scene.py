@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,8 @@ CAMERAS = {
     "top": ((0.501, 0.0, 1.05), (0.50, 0.0, 0.0)),
     "overview": ((1.25, -0.75, 0.85), (0.35, 0.0, 0.15)),
 }
-SHAPES = ("cube", "box", "cylinder", "sphere")
+SHAPES = ("cube", "box", "cylinder", "sphere", "cup", "plate")
+UNSEEN_SHAPES = ("cross", "hexagon", "tower")  # of the split unseen-shapes; no configuration may name them
 COLOURS = {
     "red": (0.85, 0.12, 0.10),
     "green": (0.10, 0.60, 0.20),
@@ -28,13 +30,20 @@ COLOURS = {
     "purple": (0.50, 0.15, 0.65),
 }
 DENSITY = 500.0  # kg/m³, light wood
+PLATE_HALF_HEIGHT_M = 0.008
+WALL_M = 0.004  # thickness of a cup's or a plate's wall and bottom
+WALL_SEGMENTS = 8
+# The tray: its inside (x, y) and the height of its rim. Its floor is a coat of colour: what lies there is on the table.
+TRAY_LOW_M, TRAY_HIGH_M = (0.365, 0.072), (0.635, 0.238)
+TRAY_RIM_M = 0.012
 
 
 @dataclass(frozen=True)
 class ObjectSpec:
     """One object: shape, half sizes along its axes (m) and RGB colour in 0..1.
 
-    A cylinder takes (radius, radius, half height), a sphere three times its radius.
+    A cylinder takes (radius, radius, half height), and so do cup and plate, which are hollow and open at the top;
+    a sphere takes three times its radius.
     """
 
     shape: str
@@ -42,14 +51,65 @@ class ObjectSpec:
     rgb: tuple[float, float, float]
 
     def __post_init__(self) -> None:
-        if self.shape not in SHAPES:
-            raise UnknownNameError("shape", self.shape, list(SHAPES))
+        if self.shape not in SHAPES + UNSEEN_SHAPES:
+            raise UnknownNameError("shape", self.shape, list(SHAPES + UNSEEN_SHAPES))
         if min(self.half_size_m) <= 0:
             raise InvalidInputError(f"half sizes must be positive, got {self.half_size_m}")
 
 
-def build_model(num_objects: int, physics_dt_s: float) -> mujoco.MjModel:
-    """Compile the scene with `num_objects` free bodies named object0, object1, …; `set_object` shapes them."""
+@dataclass(frozen=True)
+class Part:
+    """A primitive of an object: half extents (m) along its own axes, its centre and yaw in the object's frame."""
+
+    type: mujoco.mjtGeom
+    half_m: tuple[float, float, float]
+    centre_m: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    yaw_rad: float = 0.0
+
+
+def parts(spec: ObjectSpec) -> list[Part]:
+    """The primitives that an object is made of; the first is always there."""
+    a, b, c = spec.half_size_m
+    box, cylinder = mujoco.mjtGeom.mjGEOM_BOX, mujoco.mjtGeom.mjGEOM_CYLINDER
+    if spec.shape in ("cube", "box"):
+        return [Part(box, (a, b, c))]
+    if spec.shape == "cylinder":
+        return [Part(cylinder, (a, a, c))]
+    if spec.shape == "sphere":
+        return [Part(mujoco.mjtGeom.mjGEOM_SPHERE, (a, a, a))]
+    if spec.shape == "cross":
+        return [Part(box, (a, b / 3, c)), Part(box, (a / 3, b, c))]
+    if spec.shape == "hexagon":
+        return [Part(box, (a, a * np.tan(np.pi / 6), c), yaw_rad=k * np.pi / 3) for k in range(3)]
+    if spec.shape == "tower":
+        return [Part(box, (a, b, c / 2), (0, 0, -c / 2)), Part(box, (0.65 * a, 0.65 * b, c / 2), (0, 0, c / 2))]
+    wall = WALL_M / 2  # a ring of flat walls on a bottom; on the table only the bottom is in contact
+    yaws = 2 * np.pi * np.arange(WALL_SEGMENTS) / WALL_SEGMENTS
+    half = (wall, a * np.tan(np.pi / WALL_SEGMENTS), c - wall)
+    ring = [Part(box, half, ((a - wall) * np.cos(t), (a - wall) * np.sin(t), wall), t) for t in yaws]
+    return [Part(cylinder, (a, a, wall), (0, 0, wall - c)), *ring]
+
+
+def most_parts(shapes: tuple[str, ...]) -> int:
+    """The number of primitives that any of these shapes needs."""
+    return max(len(parts(ObjectSpec(shape, (0.02,) * 3, (0, 0, 0)))) for shape in shapes)
+
+
+def build_model(
+    num_objects: int,
+    physics_dt_s: float,
+    *,
+    num_parts: int = 1,
+    tray: bool = False,
+    table_textures: Mapping[str, NDArray[np.uint8]] | None = None,
+) -> mujoco.MjModel:
+    """Compile the scene with `num_objects` free bodies named object0, object1, …; `set_object` shapes them.
+
+    Args:
+        num_parts: primitives that an object may have: `most_parts` of its shapes.
+        tray: put the tray onto the table.
+        table_textures: materials that the table may be given, by name: images uint8 (height, width, 3).
+    """
     spec = mujoco.MjSpec.from_file(str(Path(__file__).with_name("panda.xml")))
     spec.option.timestep = physics_dt_s
     spec.option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
@@ -77,18 +137,48 @@ def build_model(num_objects: int, physics_dt_s: float) -> mujoco.MjModel:
     world.add_light(name="lamp", pos=[0.6, -0.6, 1.6], dir=[-0.1, 0.4, -1], diffuse=[0.6, 0.6, 0.6], castshadow=False)
     for name, (position, target) in CAMERAS.items():
         world.add_camera(name=name, pos=position, quat=look_at(position, target), fovy=37)
+    if tray:
+        _add_tray(world)
+    for name, image in (table_textures or {}).items():
+        height, width, _ = image.shape
+        texture = spec.add_texture(name=name, type=mujoco.mjtTexture.mjTEXTURE_2D, width=width, height=height)
+        texture.nchannel, texture.data = 3, image.tobytes()
+        roles = [""] * int(mujoco.mjtTextureRole.mjNTEXROLE)
+        roles[mujoco.mjtTextureRole.mjTEXROLE_RGB] = name
+        spec.add_material(name=name, textures=roles)
     for i in range(num_objects):
         body = world.add_body(name=f"object{i}")
         body.add_freejoint(name=f"object{i}")
-        body.add_geom(
-            name=f"object{i}",
-            type=mujoco.mjtGeom.mjGEOM_BOX,
-            size=[0.02] * 3,
-            density=DENSITY,
-            condim=4,
-            friction=[1, 0.02, 0.001],
-        )
+        for part in range(num_parts):
+            body.add_geom(
+                name=_part_name(i, part),
+                type=mujoco.mjtGeom.mjGEOM_BOX,
+                size=[0.02] * 3,
+                density=DENSITY,
+                condim=4,
+                friction=[1, 0.02, 0.001],
+            )
     return spec.compile()
+
+
+def _part_name(index: int, part: int) -> str:
+    return f"object{index}" if part == 0 else f"object{index}_part{part}"
+
+
+def _add_tray(world: mujoco.MjsBody) -> None:
+    """A floor without thickness and four low walls around it."""
+    low, high = np.array(TRAY_LOW_M), np.array(TRAY_HIGH_M)
+    (x, y), (half_x, half_y) = (low + high) / 2, (high - low) / 2
+    rim, wall = TRAY_RIM_M / 2, 0.003
+    box, rgba = mujoco.mjtGeom.mjGEOM_BOX, [0.30, 0.33, 0.38, 1]
+    world.add_geom(
+        name="tray", type=box, pos=[x, y, 0], size=[half_x, half_y, 0.001], rgba=rgba, contype=0, conaffinity=0
+    )
+    long, short = [half_x + 2 * wall, wall, rim], [wall, half_y, rim]
+    for k, (dx, dy, size) in enumerate(
+        [(0, half_y + wall, long), (0, -half_y - wall, long), (half_x + wall, 0, short), (-half_x - wall, 0, short)]
+    ):
+        world.add_geom(name=f"tray_wall{k}", type=box, pos=[x + dx, y + dy, rim], size=size, rgba=[0.2, 0.22, 0.26, 1])
 
 
 def look_at(position: tuple[float, ...], target: tuple[float, ...]) -> NDArray[np.float64]:
@@ -104,25 +194,40 @@ def look_at(position: tuple[float, ...], target: tuple[float, ...]) -> NDArray[n
 
 
 def set_object(model: mujoco.MjModel, index: int, spec: ObjectSpec) -> None:
-    """Give object `index` of a compiled model its shape, size, mass, inertia and colour (call mj_setConst after)."""
-    geom, body = model.geom(f"object{index}").id, model.body(f"object{index}").id
-    a, b, c = spec.half_size_m
-    if spec.shape in ("cube", "box"):
-        model.geom_type[geom], model.geom_size[geom] = mujoco.mjtGeom.mjGEOM_BOX, (a, b, c)
-        mass = DENSITY * 8 * a * b * c
-        inertia = mass / 3 * np.array([b * b + c * c, a * a + c * c, a * a + b * b])
-        bound = np.sqrt(a * a + b * b + c * c)
-    elif spec.shape == "cylinder":
-        model.geom_type[geom], model.geom_size[geom] = mujoco.mjtGeom.mjGEOM_CYLINDER, (a, c, 0)
-        mass = DENSITY * np.pi * a * a * 2 * c
-        inertia = mass * np.array([a * a / 4 + c * c / 3, a * a / 4 + c * c / 3, a * a / 2])
-        bound = np.hypot(a, c)
-    else:
-        model.geom_type[geom], model.geom_size[geom] = mujoco.mjtGeom.mjGEOM_SPHERE, (a, 0, 0)
-        mass = DENSITY * 4 / 3 * np.pi * a**3
-        inertia = 0.4 * mass * a * a * np.ones(3)
-        bound = a
-    model.geom_rbound[geom] = bound
-    model.geom_aabb[geom] = (0, 0, 0, *spec.half_size_m)
+    """Give object `index` of a compiled model its shape, size, mass, inertia and colour.
+
+    Call mj_setConst after: it fits MuJoCo's bounding volumes and its notes of shared frames to the edited parts. The
+    mass lies where the parts are, but its centre is taken to be the object's own.
+    """
+    body = model.body(f"object{index}").id
+    first, count = int(model.body_geomadr[body]), int(model.body_geomnum[body])
+    made_of = parts(spec)
+    mass, inertia = 0.0, np.zeros(3)
+    for geom, part in zip(range(first, first + len(made_of)), made_of, strict=True):
+        a, b, c = part.half_m
+        R = np.array([[np.cos(part.yaw_rad), -np.sin(part.yaw_rad)], [np.sin(part.yaw_rad), np.cos(part.yaw_rad)]])
+        if part.type == mujoco.mjtGeom.mjGEOM_BOX:
+            size, bound = (a, b, c), np.sqrt(a * a + b * b + c * c)
+            part_mass = DENSITY * 8 * a * b * c
+            part_inertia = part_mass / 3 * np.array([b * b + c * c, a * a + c * c, a * a + b * b])
+        elif part.type == mujoco.mjtGeom.mjGEOM_CYLINDER:
+            size, bound = (a, c, 0.0), np.hypot(a, c)
+            part_mass = DENSITY * np.pi * a * a * 2 * c
+            part_inertia = part_mass * np.array([a * a / 4 + c * c / 3, a * a / 4 + c * c / 3, a * a / 2])
+        else:
+            size, bound = (a, 0.0, 0.0), a
+            part_mass = DENSITY * 4 / 3 * np.pi * a**3
+            part_inertia = 0.4 * part_mass * a * a * np.ones(3)
+        x, y, z = part.centre_m
+        part_inertia[:2] = (R**2) @ part_inertia[:2]
+        mass += part_mass
+        inertia += part_inertia + part_mass * np.array([y * y + z * z, x * x + z * z, x * x + y * y])
+        model.geom_type[geom], model.geom_size[geom], model.geom_rbound[geom] = part.type, size, bound
+        model.geom_aabb[geom] = (0, 0, 0, a, b, c)
+        model.geom_pos[geom] = part.centre_m
+        model.geom_quat[geom] = np.cos(part.yaw_rad / 2), 0, 0, np.sin(part.yaw_rad / 2)
+        model.geom_rgba[geom] = (*spec.rgb, 1)
+        model.geom_group[geom], model.geom_contype[geom], model.geom_conaffinity[geom] = 0, 1, 1
+    hidden = slice(first + len(made_of), first + count)
+    model.geom_group[hidden], model.geom_contype[hidden], model.geom_conaffinity[hidden] = 3, 0, 0
     model.body_mass[body], model.body_inertia[body] = mass, inertia
-    model.geom_rgba[geom] = (*spec.rgb, 1)

@@ -11,10 +11,10 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from latent_mpc.envs import scene
+from latent_mpc.envs import scene, splits
 from latent_mpc.envs.arm import Arm
 from latent_mpc.envs.rendering import make_renderer
-from latent_mpc.envs.tasks import Situation, make_task
+from latent_mpc.envs.tasks import Situation, check_objects, for_play, make_task
 from latent_mpc.types import InvalidInputError, UnknownNameError
 
 ACTION_DIM = 5  # dx, dy, dz, dyaw, gripper
@@ -29,7 +29,8 @@ class RandomisationConfig:
     Attributes:
         light: relative change of the lamp's brightness and, in metres, of its position.
         table_colour: largest change of each RGB channel of the table.
-        object_colour: draw object colours anywhere in RGB instead of from the named ones.
+        object_colour: draw object colours anywhere in RGB instead of from the named ones, but for the unseen hues
+            (splits.py).
         camera_deg: largest rotation of the camera about each of its axes.
         camera_m: largest displacement of the camera along each world axis.
     """
@@ -51,7 +52,7 @@ class TabletopConfig:
     """Geometry, timing and looks. SI units; world frame W at the robot's base, x forward, z up, table at z = 0.
 
     Attributes:
-        num_objects: free objects on the table; one of them moves, the others are distractors.
+        num_objects: free objects on the table; which of them move is the task's choice, the others are distractors.
         shapes: drawn from for each object.
         half_size_m: range of an object's half size.
         colours: several objects draw from them without repetition while they last; a single one has the first.
@@ -114,6 +115,14 @@ class TabletopConfig:
             raise InvalidInputError("step_m, step_yaw_rad, image_size and supersample must be positive")
 
 
+# What a task is made with when nobody says.
+DEFAULTS = {
+    "Rearrange": TabletopConfig(num_objects=2),
+    "Stack": TabletopConfig(num_objects=2),
+    "ClearTable": TabletopConfig(num_objects=3, shapes=("cup", "plate", "box"), half_size_m=(0.02, 0.03)),
+}
+
+
 class TabletopEnv(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.float32]]):
     """A Panda at a table, with a goal given as an image.
 
@@ -121,8 +130,11 @@ class TabletopEnv(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.float32]]):
     sine and cosine of its yaw, finger opening (m).
     Action: float32 (5,) in [-1, 1]: displacement of the tool along W's axes (times `step_m`), yaw (times
     `step_yaw_rad`), gripper (-0.5 and below open, 0.5 and above closed, linear between).
-    Info, for scoring only: `object_positions`, `goal_positions` float64 (N, 3) in W, `is_success`, `is_grasped`.
-    Reward: 1 on the step of success, else 0. Terminated: success. Truncated: only by `gymnasium.make`'s time limit.
+    Info, for scoring only: `object_positions`, `goal_positions` float64 (N, 3) in W, `is_success`, `is_grasped` (any
+    object that is to move), `placed` bool (N,): which objects lie where they belong, released and at rest, those that
+    are to move lifted before; `share_placed`: how many of those that are to move, 0 to 1.
+    Reward: 1 on the step of success, else 0. Terminated: success. Truncated: by `gymnasium.make`'s time limit, or
+    after 45 steps for each object that moves where the task may move several.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 5}
@@ -133,28 +145,53 @@ class TabletopEnv(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.float32]]):
         config: TabletopConfig | None = None,
         *,
         num_objects: int | None = None,
+        split: str | None = None,
         render_mode: str | None = None,
         width: int = 480,
         height: int = 480,
     ) -> None:
+        """Make a task's environment.
+
+        Args:
+            task: a name in tasks.TASKS.
+            config: None for the task's own.
+            num_objects: in place of the configuration's.
+            split: a name in splits.SPLITS: looks that no training has seen.
+            render_mode, width, height: of `render`.
+        Raises:
+            UnknownNameError: no such task or split.
+            InvalidInputError: the task cannot be done with so many objects, or of these shapes.
+        """
         if render_mode not in (None, "rgb_array"):
             raise InvalidInputError(f"render_mode must be None or 'rgb_array', got {render_mode!r}")
-        config = config or TabletopConfig()
+        self.task, self.render_mode, self.split = make_task(task), render_mode, split
+        splits.check_name(split)
+        config = config or DEFAULTS.get(task, TabletopConfig())
         if num_objects is not None:
             config = replace(config, num_objects=num_objects)
-        self.task, self.config, self.render_mode = make_task(task), config, render_mode
+        check_objects(task, config)
+        self.config = config
         self._render_size = (height, width)
-        self.model = scene.build_model(config.num_objects, config.physics_dt_s)
+        self.model = scene.build_model(
+            config.num_objects,
+            config.physics_dt_s,
+            num_parts=scene.most_parts(scene.UNSEEN_SHAPES if split == splits.SHAPES else config.shapes),
+            tray=self.task.tray,
+            table_textures=splits.table_textures() if split == splits.TEXTURES else None,
+        )
         self.data = mujoco.MjData(self.model)
         self.arm = Arm(self.model)
         self._physics_steps = round(config.control_dt_s / config.physics_dt_s)
         self._renderers: dict[tuple[int, int], mujoco.Renderer] = {}
         self._looks = {
             name: getattr(self.model, name).copy()
-            for name in ("light_diffuse", "light_pos", "geom_rgba", "cam_pos", "cam_quat")
+            for name in ("light_diffuse", "light_pos", "light_dir", "geom_rgba", "cam_pos", "cam_quat")
         }
-        self._pads = [self.model.geom(name).id for name in ("left_pad", "right_pad")]
-        self._object_geoms = [self.model.geom(f"object{i}").id for i in range(config.num_objects)]
+        self._split_rng = np.random.default_rng()
+        self._pad_of = np.full(self.model.ngeom, -1)  # 0 left, 1 right, -1 neither
+        self._pad_of[[self.model.geom(name).id for name in ("left_pad", "right_pad")]] = 0, 1
+        first = self.model.body("object0").id
+        self._object_of = np.maximum(self.model.geom_bodyid - first, -1)  # of each geom; -1 none
         self._object_qpos = [int(self.model.joint(f"object{i}").qposadr[0]) for i in range(config.num_objects)]
         self._object_qvel = [int(self.model.joint(f"object{i}").dofadr[0]) for i in range(config.num_objects)]
         self.objects: tuple[scene.ObjectSpec, ...] = ()
@@ -175,11 +212,14 @@ class TabletopEnv(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.float32]]):
         Args:
             seed: makes the episode deterministic to the pixel.
             options: any of `object_poses` and `goal_poses` (N, 4): x, y, z (m), yaw (rad); `arm_pose` and
-                `goal_arm_pose` (4,), the same of the tool; `goal_image` False skips the goal (for play).
+                `goal_arm_pose` (4,), the same of the tool; `goal_image` False skips the goal (for play), and then
+                objects may start where a goal would have them, stacked or in the tray.
         Raises:
             InvalidInputError: an unknown option, a wrong shape, or a start within 10 cm of its goal.
         """
         super().reset(seed=seed)
+        if seed is not None:
+            self._split_rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(1,)))
         options = dict(options or {})
         known = ["object_poses", "goal_poses", "arm_pose", "goal_arm_pose", "goal_image"]
         if unknown := sorted(set(options) - set(known)):
@@ -190,18 +230,21 @@ class TabletopEnv(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.float32]]):
         self._dress()
         with_goal = bool(options.get("goal_image", True))
         layout = self.task.sample(self.np_random, self.config, [o.half_size_m[2] for o in self.objects], given)
+        if not with_goal and "object_poses" not in given:
+            layout = for_play(self.np_random, layout, self.task.play_at_goal)
         if with_goal and self.task.moves_object:
-            gap = np.linalg.norm(layout.object_poses[layout.target, :3] - layout.goal_poses[layout.target, :3])
-            if gap < MIN_START_DISTANCE_M:
-                raise InvalidInputError(
-                    f"object {layout.target} starts {100 * gap:.1f} cm from its goal; starts must be at least "
-                    f"{100 * MIN_START_DISTANCE_M:.0f} cm away"
-                )
+            gaps = np.linalg.norm(layout.object_poses[:, :3] - layout.goal_poses[:, :3], axis=1)
+            for i in layout.movers:
+                if gaps[i] < MIN_START_DISTANCE_M:
+                    raise InvalidInputError(
+                        f"object {i} starts {100 * gaps[i]:.1f} cm from its goal; starts must be at least "
+                        f"{100 * MIN_START_DISTANCE_M:.0f} cm away"
+                    )
         if with_goal:
             self._arrange(layout.goal_poses, layout.goal_arm_pose)
             self._goal_image = self._observe_image()
         self._arrange(layout.object_poses, layout.arm_pose)
-        self.layout = layout
+        self.layout, self._elapsed = layout, 0
         situation = self._situation()
         self.task.begin(situation)
         return self._observation(), self._info(situation, False)
@@ -224,7 +267,10 @@ class TabletopEnv(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.float32]]):
         self.arm.move(self.model, self.data, position, yaw, opening, self._physics_steps)
         situation = self._situation()
         success = self.task.update(situation)
-        return self._observation(), float(success), success, False, self._info(situation, success)
+        self._elapsed += 1
+        per_object = self.task.steps_per_object
+        truncated = per_object is not None and self._elapsed >= per_object * len(self.layout.movers)
+        return self._observation(), float(success), success, truncated, self._info(situation, success)
 
     def judge(self, qpos: NDArray[np.float64], qvel: NDArray[np.float64]) -> bool:
         """Whether the task is done when another simulation of this scene is in a state (nq,), (nv,).
@@ -270,13 +316,22 @@ class TabletopEnv(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.float32]]):
         objects = []
         for i in range(c.num_objects):
             shape = c.shapes[int(rng.integers(len(c.shapes)))]
-            half = rng.uniform(*c.half_size_m, size=3) if shape in ("box", "cylinder") else rng.uniform(*c.half_size_m)
+            uneven = shape in ("box", "cylinder", "cup")
+            half = rng.uniform(*c.half_size_m, size=3) if uneven else rng.uniform(*c.half_size_m)
             a, b, h = np.broadcast_to(half, 3)
+            if shape in ("cylinder", "cup"):
+                b = a
+            if shape == "plate":
+                h = scene.PLATE_HALF_HEIGHT_M
             rgb = scene.COLOURS[c.colours[int(order[i % len(order)])]]
             if r.object_colour:
                 rgb = tuple(rng.uniform(0.05, 0.95, 3))
-            objects.append(scene.ObjectSpec(shape, (a, a if shape == "cylinder" else b, h), rgb))
-            scene.set_object(m, i, objects[-1])
+                while splits.is_unseen(rgb):
+                    rgb = tuple(rng.uniform(0.05, 0.95, 3))
+            objects.append(scene.ObjectSpec(shape, (a, b, h), rgb))
+        objects = splits.dress_objects(self.split, objects, self._split_rng)
+        for i, spec in enumerate(objects):
+            scene.set_object(m, i, spec)
         self.objects = tuple(objects)
         mujoco.mj_setConst(m, self.data)
         m.light_diffuse *= 1 + rng.uniform(-r.light, r.light)
@@ -287,6 +342,7 @@ class TabletopEnv(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.float32]]):
         m.cam_pos[camera] += rng.uniform(-r.camera_m, r.camera_m, 3)
         rotation = np.deg2rad(rng.uniform(-r.camera_deg, r.camera_deg, 3))
         mujoco.mju_quatIntegrate(m.cam_quat[camera], rotation, 1.0)
+        splits.dress_scene(self.split, m, c.camera, self._split_rng)
 
     def _arrange(self, object_poses: NDArray[np.float64], arm_pose: NDArray[np.float64]) -> None:
         """Put objects (N, 4) and tool (4,) in place, at rest."""
@@ -332,10 +388,11 @@ class TabletopEnv(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.float32]]):
     def _touching(self) -> NDArray[np.bool_]:
         """Contact of each object with each pad, (N, 2)."""
         touching = np.zeros((self.config.num_objects, 2), bool)
-        for pair in self.data.contact.geom[: self.data.ncon]:
-            for i, geom in enumerate(self._object_geoms):
-                if geom in pair:
-                    touching[i] |= [pad in pair for pad in self._pads]
+        geoms = self.data.contact.geom[: self.data.ncon]
+        for one, other in (geoms.T, geoms.T[::-1]):
+            objects, pads = self._object_of[one], self._pad_of[other]
+            found = (objects >= 0) & (pads >= 0)
+            touching[objects[found], pads[found]] = True
         return touching
 
     def _situation(self) -> Situation:
@@ -350,11 +407,14 @@ class TabletopEnv(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.float32]]):
         )
 
     def _info(self, situation: Situation, success: bool) -> dict[str, Any]:
+        movers = list(self.layout.movers)
         return {
             "object_positions": situation.object_positions.copy(),
             "goal_positions": self.layout.goal_poses[:, :3].copy(),
             "is_success": success,
-            "is_grasped": bool(situation.grasped[self.layout.target]),
+            "is_grasped": bool(situation.grasped[movers].any()),
+            "placed": self.task.placed.copy(),
+            "share_placed": float(self.task.placed[movers].mean()),
         }
 
 

@@ -1,6 +1,6 @@
 """latent-mpc: planning with a learned latent world model.
 
-Importing it registers the environments `latent_mpc/Reach-v0`, `latent_mpc/Push-v0` and `latent_mpc/PickPlace-v0`.
+Importing it registers the environments `latent_mpc/Reach-v0`, `latent_mpc/PickPlace-v0` and so on (docs/tasks.md).
 """
 
 from __future__ import annotations

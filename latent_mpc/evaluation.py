@@ -26,8 +26,9 @@ from tqdm import tqdm
 
 from latent_mpc.agent import PLANNERS, AgentConfig, load_agent
 from latent_mpc.baselines import ExpertAgent, NoOpAgent, RandomAgent
-from latent_mpc.envs import MAX_EPISODE_STEPS, register_envs
+from latent_mpc.envs import MAX_EPISODE_STEPS, register_envs, splits
 from latent_mpc.envs.tabletop import TabletopConfig
+from latent_mpc.envs.tasks import check_objects
 from latent_mpc.loop import EpisodeResult, run_episode
 from latent_mpc.shipped import weights_folder
 from latent_mpc.types import AgentLike, InvalidInputError, UnknownNameError
@@ -43,13 +44,14 @@ class EvalConfig:
     """What to evaluate.
 
     Attributes:
-        tasks: of Reach, Push, PickPlace.
+        tasks: of Reach, Push, PickPlace, Rearrange, Stack, ClearTable.
         agents: "hierarchy", "flat" and "prior" act on the weights; "no-op" and "random" are the floor, "expert" (Reach
             excepted) the ceiling.
         episodes: of each agent on each task.
         workers: parallel processes; 0 for one a core.
         agent: of the planning agents; its `planner` is set by their name.
         env: must be what the weights were trained on.
+        split: a name in envs/splits.py: looks that no training has seen.
     """
 
     tasks: tuple[str, ...] = ("Reach", "PickPlace")
@@ -58,6 +60,7 @@ class EvalConfig:
     workers: int = 2
     agent: AgentConfig = field(default_factory=AgentConfig)
     env: TabletopConfig = field(default_factory=TabletopConfig)
+    split: str | None = None
 
     def __post_init__(self) -> None:
         for kind, names, known in (("task", self.tasks, tuple(MAX_EPISODE_STEPS)), ("agent", self.agents, AGENTS)):
@@ -70,6 +73,9 @@ class EvalConfig:
             raise InvalidInputError(
                 f"episodes must be at least 1 and workers at least 0, got {self.episodes}, {self.workers}"
             )
+        for task in self.tasks:
+            check_objects(task, self.env)
+        splits.check_name(self.split)
         if "expert" in self.agents and "Reach" in self.tasks:
             raise InvalidInputError("the expert only moves objects: leave out Reach, or the expert")
 
@@ -85,7 +91,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Row:
-    """One agent on one task; `success_low`, `success_high` is the 95 % Wilson interval."""
+    """One agent on one task; `success_low`, `success_high` is the 95 % Wilson interval.
+
+    `placed` is the mean share of the objects that are to move, `success` the share of episodes with all of them.
+    """
 
     task: str
     agent: str
@@ -93,6 +102,7 @@ class Row:
     successes: int
     success_low: float
     success_high: float
+    placed: float
     grasped: float
     median_error_m: float
     mean_steps: float
@@ -108,8 +118,8 @@ class Evaluation:
 
     def __str__(self) -> str:
         head = (
-            "| task | agent | success | 95 % interval | grasped | median error | steps | `act` mean | slowest |\n"
-            "|---|---|---|---|---|---|---|---|---|"
+            "| task | agent | success | 95 % interval | placed | grasped | median error | steps | `act` mean | "
+            "slowest |\n|---|---|---|---|---|---|---|---|---|---|"
         )
         return "\n".join([head, *map(_markdown, self.rows)])
 
@@ -213,23 +223,23 @@ def _planning_agent(weights: str, config: AgentConfig, device: str) -> AgentLike
 
 
 @functools.cache
-def _process_env(task: str, config: TabletopConfig) -> gymnasium.Env[Any, Any]:
+def _process_env(task: str, config: TabletopConfig, split: str | None) -> gymnasium.Env[Any, Any]:
     """This process's environment of a task, closed at exit."""
     register_envs()
-    env = gymnasium.make(f"latent_mpc/{task}-v0", config=config, disable_env_checker=True)
+    env = gymnasium.make(f"latent_mpc/{task}-v0", config=config, split=split, disable_env_checker=True)
     env.reset(seed=0)  # loads OpenGL, whose own exit handler must come after ours
     atexit.register(env.close)
     return env
 
 
 def _run(config: EvalConfig, weights: str, device: str, job: Job) -> EpisodeResult:
-    env = _process_env(job.task, config.env)
+    env = _process_env(job.task, config.env, config.split)
     return run_episode(env, make_agent(job.agent, env, weights, config.agent, device), seed=job.seed)
 
 
 def _claim(out: Path, config: EvalConfig, weights: Path | str, device: str) -> None:
     """Note in `out` what its episodes depend on; refuse when it holds episodes of something else."""
-    settings = {"agent": plain(config.agent), "env": plain(config.env), "device": device}
+    settings = {"agent": plain(config.agent), "env": plain(config.env), "split": config.split, "device": device}
     if set(PLANNERS) & set(config.agents):
         digest = hashlib.sha256()
         for file in sorted(weights_folder(weights).glob("*.safetensors")):
@@ -237,7 +247,7 @@ def _claim(out: Path, config: EvalConfig, weights: Path | str, device: str) -> N
         settings["weights_sha256"] = digest.hexdigest()
     path = out / "settings.json"
     if path.exists():
-        old = json.loads(path.read_text())
+        old = {"split": None} | json.loads(path.read_text())  # which folders of before there were splits lack
         changed = sorted(key for key in settings if old.get(key, settings[key]) != settings[key])
         if changed:
             raise InvalidInputError(
@@ -255,6 +265,7 @@ def _read_log(path: Path) -> dict[Job, EpisodeResult]:
             values = json.loads(line)
         except json.JSONDecodeError:
             continue
+        values.setdefault("share_placed", float(values["success"]))  # logs of before several objects moved lack it
         job = Job(values.pop("task"), values.pop("agent"), values["seed"])
         results[job] = EpisodeResult(**{**values, "act_times_s": tuple(values["act_times_s"])})
     return results
@@ -271,6 +282,7 @@ def _summarise(task: str, agent: str, results: list[EpisodeResult]) -> Row:
         successes=successes,
         success_low=low,
         success_high=high,
+        placed=float(np.mean([r.share_placed for r in results])),
         grasped=float(np.mean([r.grasped for r in results])),
         median_error_m=float(np.median([r.position_error_m for r in results])),
         mean_steps=float(np.mean([r.steps for r in results])),
@@ -280,10 +292,10 @@ def _summarise(task: str, agent: str, results: list[EpisodeResult]) -> Row:
 
 
 def _markdown(row: Row) -> str:
-    grasped = "–" if row.task == "Reach" else f"{row.grasped:.0%}"
+    placed, grasped = ("–", "–") if row.task == "Reach" else (f"{row.placed:.0%}", f"{row.grasped:.0%}")
     return (
         f"| {row.task} | {row.agent} | {row.successes} of {row.episodes} | "
-        f"{100 * row.success_low:.0f}–{100 * row.success_high:.0f} % | {grasped} | "
+        f"{100 * row.success_low:.0f}–{100 * row.success_high:.0f} % | {placed} | {grasped} | "
         f"{100 * row.median_error_m:.1f} cm | {row.mean_steps:.0f} | {1000 * row.mean_act_s:.0f} ms | "
         f"{1000 * row.slowest_act_s:.0f} ms |"
     )

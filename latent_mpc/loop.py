@@ -58,8 +58,9 @@ class EpisodeResult:
         seed: of environment and agent.
         success: as the task judges.
         steps: actions taken.
-        position_error_m: at the end, of the object that moves from its goal (Reach: of the tool).
-        grasped: whether the object was held at any step.
+        position_error_m: at the end, the largest of an object that moves from its goal (Reach: of the tool).
+        share_placed: of the objects that are to move, how many were placed at the end, 0 to 1.
+        grasped: whether an object that is to move was held at any step.
         act_times_s: time of each call of `act`.
     """
 
@@ -67,6 +68,7 @@ class EpisodeResult:
     success: bool
     steps: int
     position_error_m: float
+    share_placed: float
     grasped: bool
     act_times_s: tuple[float, ...]
 
@@ -111,17 +113,19 @@ def run_episode(
         success=bool(info["is_success"]),
         steps=len(act_times_s),
         position_error_m=position_error_m(env, observation, info),
+        share_placed=float(info["share_placed"]),
         grasped=grasped,
         act_times_s=tuple(act_times_s),
     )
 
 
 def position_error_m(env: gymnasium.Env[Any, Any], observation: Mapping[str, Any], info: Mapping[str, Any]) -> float:
-    """Distance of the object that moves from its goal, metres; where none does (Reach), of the tool from its own."""
+    """Largest distance of an object that moves from its goal, metres; where none does (Reach), of the tool."""
     tabletop: Any = env.unwrapped
     layout = tabletop.layout
     if tabletop.task.moves_object:
-        gap = info["object_positions"][layout.target] - info["goal_positions"][layout.target]
+        movers = list(layout.movers)
+        gap = info["object_positions"][movers] - info["goal_positions"][movers]
     else:
         gap = observation["proprio"][:3] - layout.goal_arm_pose[:3]
-    return float(np.linalg.norm(gap))
+    return float(np.linalg.norm(gap, axis=-1).max())

@@ -11,12 +11,12 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 import latent_mpc  # noqa: F401  (registers the environments)
-from latent_mpc.envs import scene
+from latent_mpc.envs import MAX_EPISODE_STEPS, scene
 from latent_mpc.envs.play import PlayConfig, PlayPolicy, ScriptedExpert
 from latent_mpc.envs.tabletop import RandomisationConfig, TabletopConfig
 from latent_mpc.types import InvalidInputError, UnknownNameError
 
-ENV_IDS = ["latent_mpc/Reach-v0", "latent_mpc/Push-v0", "latent_mpc/PickPlace-v0"]
+ENV_IDS = [f"latent_mpc/{name}-v0" for name in MAX_EPISODE_STEPS]
 OPEN, CLOSED = -1.0, 1.0
 
 
@@ -35,11 +35,12 @@ def make():
 
 @pytest.mark.parametrize("env_id", ENV_IDS)
 def test_contract(env_id, make):
-    env = make(env_id, num_objects=2, render_mode="rgb_array", width=80, height=60)
+    env = make(env_id, num_objects=3, render_mode="rgb_array", width=80, height=60)
     check_env(env.unwrapped, skip_render_check=False)
     observation, info = env.reset(seed=1)
     assert env.observation_space.contains(observation)
-    assert info["object_positions"].shape == info["goal_positions"].shape == (2, 3)
+    assert info["object_positions"].shape == info["goal_positions"].shape == (3, 3)
+    assert info["placed"].dtype == bool and info["placed"].tolist() == [False] * 3 and info["share_placed"] == 0
     assert env.render().shape == (60, 80, 3)
     assert not info["is_success"] and not info["is_grasped"]
 
@@ -138,10 +139,23 @@ def test_goal_image_shows_the_goal(make):
     np.testing.assert_array_equal(goal, there[0]["image"])
 
 
-def test_distractors_stay_in_the_goal(make):
-    _, info = make(num_objects=4).reset(seed=3)
-    moved = np.linalg.norm(info["object_positions"] - info["goal_positions"], axis=1)
-    assert (moved > 0).sum() == 1
+def test_any_object_may_move_and_only_the_goal_image_says_which(make):
+    env = make(config=TabletopConfig(num_objects=4, image_size=16))
+    movers = set()
+    for seed in range(25):
+        _, info = env.reset(seed=seed)
+        moved = np.flatnonzero(np.linalg.norm(info["object_positions"] - info["goal_positions"], axis=1))
+        assert len(moved) == 1
+        movers.add(int(moved[0]))
+    assert movers == {0, 1, 2, 3}
+    poses = np.array([[0.4, -0.1, 0.02, 0], [0.5, 0.1, 0.02, 0], [0.6, -0.1, 0.02, 0], [0.6, 0.1, 0.02, 0]])
+    starts, goals = [], []
+    for mover in range(4):
+        goal_poses = poses + np.eye(4)[[mover]].T * [-0.1, 0.12, 0, 0]
+        observation, _ = env.reset(seed=0, options={"object_poses": poses, "goal_poses": goal_poses})
+        starts.append(np.append(observation["image"], observation["proprio"]).tobytes())
+        goals.append(observation["goal_image"].tobytes())
+    assert len(set(starts)) == 1 and len(set(goals)) == 4
 
 
 def test_randomisation_changes_looks_only_when_asked(make):

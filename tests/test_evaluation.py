@@ -86,7 +86,7 @@ def test_every_agent_starts_from_the_same_states(evaluated):
 def test_writes_table_and_report(evaluated):
     out, result = evaluated
     table = (out / "table.md").read_text()
-    assert table == f"{result}\n" and "| PickPlace | expert | 2 of 2 | 34–100 % | 100% |" in table
+    assert table == f"{result}\n" and "| PickPlace | expert | 2 of 2 | 34–100 % | 100% | 100% |" in table
     columns = {line.count("|") for line in table.splitlines()}
     assert len(columns) == 1
     report = json.loads((out / "results.json").read_text())
@@ -132,6 +132,27 @@ def test_results_of_other_settings_are_not_mixed(evaluated):
     other = replace(CONFIG, env=TabletopConfig(image_size=24, supersample=1))
     with pytest.raises(InvalidInputError, match="another env"):
         run(other, evaluated[0])
+    with pytest.raises(InvalidInputError, match="another split"):
+        run(replace(CONFIG, split="light"), evaluated[0])
+
+
+def test_a_split_and_several_objects_are_scored(tmp_path):
+    env = replace(CONFIG.env, num_objects=2)
+    row = run(replace(CONFIG, tasks=("Rearrange",), agents=("expert",), env=env, split="light"), tmp_path).rows[0]
+    assert row.successes == 2 and row.placed == 1 and row.mean_steps < 90
+    with pytest.raises(InvalidInputError, match="2 to 4 objects"):
+        replace(CONFIG, tasks=("Rearrange",))
+    with pytest.raises(UnknownNameError, match="unseen-shapes"):
+        replace(CONFIG, split="fog")
+
+
+def test_the_split_reaches_the_environment(monkeypatch):
+    asked = {}
+    monkeypatch.setattr(evaluation, "_process_env", lambda task, config, split: asked.update(split=split))
+    monkeypatch.setattr(evaluation, "make_agent", lambda *_: None)
+    monkeypatch.setattr(evaluation, "run_episode", lambda *_, **__: None)
+    evaluation._run(replace(CONFIG, split="light"), "none", "cpu", evaluation.Job("PickPlace", "no-op", 0))
+    assert asked == {"split": "light"}
 
 
 def test_planning_agents_are_loaded_once_and_told_how_to_plan(tmp_path, monkeypatch):

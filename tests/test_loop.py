@@ -21,7 +21,7 @@ class Line(gymnasium.Env):
     def __init__(self, limit=10, moves_object=True):
         self.limit = limit
         self.task = SimpleNamespace(moves_object=moves_object)
-        self.layout = SimpleNamespace(target=1, goal_arm_pose=np.array([3.0, 0, 4.0, 0]))
+        self.layout = SimpleNamespace(movers=(1,), goal_arm_pose=np.array([3.0, 0, 4.0, 0]))
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
@@ -47,6 +47,7 @@ class Line(gymnasium.Env):
             "goal_positions": goals,
             "is_success": success,
             "is_grasped": self.x == 1,
+            "share_placed": float(success),
         }
 
 
