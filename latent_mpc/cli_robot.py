@@ -169,8 +169,9 @@ def check(
 def calibrate(
     port: Annotated[str, typer.Option(metavar="DEVICE", help="Serial port, such as /dev/ttyACM0.")],
     out: Calibration = SO101_FILE,
+    robot: Annotated[str, typer.Option(metavar="NAME", help="so101 or so100.")] = "so101",
 ) -> None:
-    """Calibrate an SO-101: sweep every joint by hand, then its middle is set.
+    """Calibrate an SO-101 or SO-100: sweep every joint by hand, then its middle is set.
 
     The motors are limp meanwhile. Nothing is written into the servos before you agree.
 
@@ -181,7 +182,7 @@ def calibrate(
     with reported(out):
         from latent_mpc.robot_check import calibrate as run
 
-        typer.echo(run(port, out, typer.confirm))
+        typer.echo(run(port, out, typer.confirm, robot))
 
 
 @robot.command()

@@ -14,9 +14,10 @@ from tqdm import tqdm
 from latent_mpc.robots.feetech_bus import FeetechBus, usb_serial
 from latent_mpc.robots.robot import Driver, DriverError, RobotState
 from latent_mpc.robots.sign_test import sign_test
-from latent_mpc.robots.so101 import MOTIONS, SO101_SERVOS
+from latent_mpc.robots.so101 import MOTIONS, SERVOS
 from latent_mpc.robots.sweep import calibrate as lead
 from latent_mpc.stations import SIMULATED, RobotChoice
+from latent_mpc.types import UnknownNameError
 
 
 def check(choice: RobotChoice, seconds: float, ask: Callable[[str], bool] | None) -> str:
@@ -81,8 +82,14 @@ def _describe(driver: Driver, states: list[RobotState], seconds: float) -> list[
     return lines
 
 
-def calibrate(port: str, out: Path, ask: Callable[[str], bool]) -> str:
-    """Lead a person through the calibration of an SO-101 and save it; Enter ends the sweep."""
+def calibrate(port: str, out: Path, ask: Callable[[str], bool], arm: str = "so101") -> str:
+    """Lead a person through the calibration of an SO-101 or SO-100 and save it; Enter ends the sweep.
+
+    Raises:
+        UnknownNameError: `arm` is neither. Else as `robots.sweep.calibrate`.
+    """
+    if arm not in SERVOS:
+        raise UnknownNameError("arm", arm, list(SERVOS))
     done = threading.Event()
 
     def wait() -> None:
@@ -101,8 +108,8 @@ def calibrate(port: str, out: Path, ask: Callable[[str], bool]) -> str:
 
         bus = FeetechBus(port)
         try:
-            calibration = lead(bus, SO101_SERVOS, ask, report, serial=usb_serial(port))
+            calibration = lead(bus, SERVOS[arm], ask, report, arm, usb_serial(port))
         finally:
             bus.close()
     calibration.save(out)
-    return f"saved to {out}; next: latent-mpc robot check --robot so101 --port {port}"
+    return f"saved to {out}; next: latent-mpc robot check --robot {arm} --port {port}"

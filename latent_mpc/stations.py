@@ -23,7 +23,7 @@ from latent_mpc.shipped import image_size
 from latent_mpc.types import InvalidInputError, UnknownNameError, WorkspaceSpec
 
 SIMULATED = "mujoco"
-SO101 = "so101"
+FEETECH = ("so100", "so101")  # arms that the Feetech driver drives
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class RobotChoice:
     """Which arm: a name, and what its driver and its camera are to be made with.
 
     Attributes:
-        name: "mujoco", "so101", or a key of `DRIVERS`. port, calibration: of an SO-101.
+        name: "mujoco", "so101", "so100", or a key of `DRIVERS`. port, calibration: of an SO-101 or SO-100.
         camera: index or URL. workspace: file of a `WorkspaceSpec`. options: "key=value" for other drivers.
     """
 
@@ -43,16 +43,16 @@ class RobotChoice:
     options: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        names = sorted({SO101, *DRIVERS} - {"feetech", "lerobot"})
+        names = sorted({*FEETECH, *DRIVERS} - {"feetech", "lerobot"})
         if self.name not in names:
             raise UnknownNameError("robot", self.name, names)
-        if self.name == SO101 and self.port is None:
-            raise InvalidInputError("an SO-101 needs --port, such as /dev/ttyACM0")
+        if self.name in FEETECH and self.port is None:
+            raise InvalidInputError(f"an SO-{self.name[2:]} needs --port, such as /dev/ttyACM0")
 
     def driver(self) -> Callable[[], Driver]:
         """Makes the driver of a real arm; picklable."""
-        if self.name == SO101:
-            return partial(make_driver, "feetech", port=self.port, calibration=self.calibration)
+        if self.name in FEETECH:
+            return partial(make_driver, "feetech", port=self.port, calibration=self.calibration, spec=self.name)
         return partial(make_driver, self.name, **_options(self.options))
 
 

@@ -6,6 +6,7 @@ import importlib
 from typing import Any
 
 from latent_mpc.robots.robot import Driver
+from latent_mpc.robots.specs import make_spec
 from latent_mpc.types import InvalidInputError, UnknownNameError
 
 # name -> (module, class, the extra that installs what it needs)
@@ -24,12 +25,14 @@ def make_driver(name: str, **options: Any) -> Driver:
     """A driver by name, not connected yet.
 
     Args:
-        name: a key of `DRIVERS`. **options: the arguments of its class.
+        name: a key of `DRIVERS`. **options: the arguments of its class; `spec` may be a key of `SPECS`.
     Raises:
-        UnknownNameError: no such driver. InvalidInputError: its package is missing, or it has no such option.
+        UnknownNameError: no such driver or spec. InvalidInputError: its package is missing, or it has no such option.
     """
     if name not in DRIVERS:
         raise UnknownNameError("driver", name, list(DRIVERS))
+    if isinstance(spec := options.get("spec"), str):
+        options["spec"] = make_spec(spec)
     module, cls, extra = DRIVERS[name]
     try:
         driver = getattr(importlib.import_module(f"latent_mpc.robots.{module}"), cls)

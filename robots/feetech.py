@@ -28,7 +28,7 @@ from latent_mpc.robots.feetech_bus import CONTROL, GOAL, MOTION, TORQUE, Feetech
 from latent_mpc.robots.feetech_reader import Reader, Reading
 from latent_mpc.robots.robot import Capabilities, DriverError, RobotSpec, RobotState, Setpoint
 from latent_mpc.robots.setpoints import limited
-from latent_mpc.robots.so101 import SO101_SERVOS, so101
+from latent_mpc.robots.so101 import SERVOS, so101
 from latent_mpc.types import InvalidInputError
 
 READ_BUDGET_S = 0.02  # of one reading, with all its repetitions
@@ -55,17 +55,18 @@ class FeetechDriver:
         port: str,
         calibration: str | Path,
         spec: RobotSpec | None = None,
-        servos: Sequence[Servo] = SO101_SERVOS,
+        servos: Sequence[Servo] | None = None,
     ) -> None:
         """Nothing is opened yet.
 
         Args:
             port: such as /dev/ttyACM0.
             calibration: file of `latent-mpc calibrate`, read by `connect`.
-            spec, servos: of the arm; servos in the order of its joints, and the jaw's, "gripper", last.
+            spec: of the arm, an SO-101 by default.
+            servos: in the order of its joints, and the jaw's, "gripper", last; by default those of the arm's name.
         """
         self.spec = spec or so101()
-        self.servos = tuple(servos)
+        self.servos = tuple(SERVOS.get(self.spec.name, ()) if servos is None else servos)
         names = [s.name for s in self.servos]
         if names != [*self.spec.joint_names, "gripper"]:
             raise InvalidInputError(f"need servos for {[*self.spec.joint_names, 'gripper']}, got {names}")

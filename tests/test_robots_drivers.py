@@ -6,6 +6,7 @@ import pytest
 
 from latent_mpc.robots.drivers import DRIVERS, make_driver
 from latent_mpc.robots.feetech import FeetechDriver
+from latent_mpc.robots.so101 import SO100_SERVOS, so100
 from latent_mpc.types import InvalidInputError, UnknownNameError
 
 
@@ -17,6 +18,13 @@ def test_a_driver_is_made_but_not_connected():
 def test_unknown_names_list_what_exists():
     with pytest.raises(UnknownNameError, match=r"unknown driver 'kuka'; available: .*'feetech'.*'ur'"):
         make_driver("kuka")
+
+
+def test_a_spec_may_be_named():
+    driver = make_driver("feetech", port="/dev/none", calibration="none.yaml", spec="so100")
+    assert driver.spec == so100() and driver.servos == SO100_SERVOS
+    with pytest.raises(UnknownNameError, match=r"unknown arm 'so99'; available: .*'fr3'.*'so100'"):
+        make_driver("franka", host="none", spec="so99")
 
 
 def test_an_unknown_option_is_named():
