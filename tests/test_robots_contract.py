@@ -17,6 +17,9 @@ from typing import Any
 import mujoco
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import Phase as Draw
+from hypothesis import strategies as st
 
 from latent_mpc.envs.scene import build_model
 from latent_mpc.robots.channels import Phase
@@ -37,6 +40,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from fake_driver import FakeDriver
 from fake_feetech import so101_bus
 from fake_ur import FakeUR
+from wild_setpoints import near_and_wild, setpoint, sound
 
 PANDA_XML = Path(__file__).parents[1] / "envs/panda.xml"
 
@@ -266,6 +270,50 @@ def test_contract(stand: Stand) -> None:
     driver.connect()
     assert np.isfinite(driver.read().q_rad).all()
     driver.close()
+
+
+def test_nothing_wild_is_sent(stand: Stand) -> None:
+    """What is no setpoint is refused and nothing arrives; what is one is sent within the limits, a tick's way on."""
+    driver = stand.make()
+    if isinstance(driver, FakeDriver):
+        pytest.skip("it stands in for a driver, and has no wire")
+    spec = driver.spec
+    step = np.array(spec.velocity_rad_s) / spec.control_hz + 2e-3  # the device's own rounding
+    if isinstance(driver, MujocoDriver):
+        step[:] = np.inf  # the simulated arm counts leaps, so that a controller's are found
+    low, high = np.array(spec.q_low_rad) - 2e-3, np.array(spec.q_high_rad) + 2e-3
+
+    @settings(
+        max_examples=4, deadline=None, derandomize=True, phases=[Draw.generate], suppress_health_check=list(HealthCheck)
+    )  # a device is not the same again, so that nothing can be shrunk
+    @given(st.lists(near_and_wild(spec.num_joints), min_size=40, max_size=40))
+    def chain(drawn: list[Any]) -> None:
+        last = driver.read().q_rad
+        driver.arm()
+        taken = 0
+        for made_of in drawn:
+            wanted = setpoint(made_of, last)
+            if sound(wanted, spec.num_joints):
+                sent = driver.write(wanted)
+                assert (sent.q_rad >= low).all() and (sent.q_rad <= high).all() and 0 <= sent.gripper <= 1
+                assert (np.abs(sent.q_rad - last) <= step).all() or not taken
+                last, taken = sent.q_rad, taken + 1
+        time.sleep(0.1)  # it has arrived
+        arrived = stand.arrived()
+        for made_of in drawn:
+            if not sound(wanted := setpoint(made_of, last), spec.num_joints):
+                with pytest.raises(InvalidInputError):
+                    driver.write(wanted)
+        time.sleep(0.05)
+        np.testing.assert_array_equal(stand.arrived(), arrived)
+        assert driver.disarm() == ()
+
+    driver.connect()
+    try:
+        chain()
+    finally:
+        driver.disarm()
+        driver.close()
 
 
 # ---- conformance ----

@@ -23,6 +23,7 @@ from latent_mpc.types import InvalidInputError
 
 sys.path.insert(0, str(Path(__file__).parent))
 from fake_feetech import FakeBus, so101_bus
+from wild_setpoints import near_and_wild, setpoint, sound
 
 SPEC = so101()
 TICK_RAD = 2 * math.pi / 4096
@@ -478,3 +479,52 @@ def test_a_reading_and_a_setpoint_take_a_small_part_of_a_period(arm: tuple[FakeB
             driver.write(ZERO)
         costs.append((time.process_time() - start) / max(driver.read().sequence - sequence, 1))
     assert min(costs) < 0.004
+
+
+# ---- whatever it is told ----
+
+CHAINS = st.lists(near_and_wild(5), min_size=50, max_size=50)
+PROPERTY = {"deadline": None, "derandomize": True, "suppress_health_check": list(HealthCheck)}
+
+
+def assert_nothing_wild_on_the_wire(folder: Path, chain: list[Any]) -> None:
+    """What is refused sends no goal, and what is taken sends goals in the range, a tick's way from those before."""
+    bus, calibration = so101_bus(folder)
+    driver = FeetechDriver(bus.port, calibration)
+    with bus:
+        driver.connect()
+        driver.arm()
+        low, high = driver._low.copy(), driver._high.copy()
+        step = np.ceil(3.0 / 100 / TICK_RAD) + 1
+        last, before = driver._q_sent, driver._goals.copy()
+        driver.read()  # an answer: whatever was sent before has arrived
+        sent, arrived = 0, len(bus.goals)
+        for made_of in chain:
+            wanted = setpoint(made_of, last)
+            try:
+                last, sent = driver.write(wanted).q_rad, sent + 1
+                assert sound(wanted, 5), wanted
+            except InvalidInputError:
+                assert not sound(wanted, 5), wanted
+        driver.read()
+        goals = np.array([goal for _, _, goal in bus.goals[arrived:]], int).reshape(-1, 6)
+        assert len(goals) == sent
+        assert (goals >= low).all() and (goals <= high).all() and bus.wrong == []
+        assert (np.abs(np.diff(np.vstack([before, goals]), axis=0)) <= step).all()
+        driver.disarm()
+        driver.close()
+
+
+@settings(max_examples=20, **PROPERTY)
+@given(CHAINS)
+def test_nothing_wild_reaches_the_wire(tmp_path_factory: pytest.TempPathFactory, chain: list[Any]) -> None:
+    assert_nothing_wild_on_the_wire(tmp_path_factory.mktemp("wild"), chain)
+
+
+@pytest.mark.slow
+@settings(max_examples=200, **PROPERTY)
+@given(CHAINS)
+def test_nothing_wild_reaches_the_wire_in_ten_thousand_cases(
+    tmp_path_factory: pytest.TempPathFactory, chain: list[Any]
+) -> None:
+    assert_nothing_wild_on_the_wire(tmp_path_factory.mktemp("wild"), chain)

@@ -176,6 +176,17 @@ def test_follows_a_trajectory_stops_and_disarms(arm: Arm, driver: RosbridgeDrive
         driver.write(Setpoint(goal, 0.5))
 
 
+@pytest.mark.parametrize("effort", [[], [math.nan] * 4, [1.0, 9.0, 2.0, 3.0]])
+def test_torque_is_a_capability_where_ros_sends_efforts(arm: Arm, effort: list[float]) -> None:
+    arm.garbage = {"effort": effort}
+    driver = made(arm)
+    assert not driver.capabilities.torque
+    driver.connect()
+    assert driver.capabilities.torque == (driver.read().torque_nm is not None) == (effort[:1] == [1.0])
+    assert driver.capabilities.hardware_clock
+    driver.close()
+
+
 def test_nonsense_never_reaches_the_wire_and_wild_setpoints_move_one_tick(arm: Arm, driver: RosbridgeDriver) -> None:
     driver.arm()
     for bad in ([math.nan] * 3, [math.inf] * 3, [0.0] * 4, ["a"] * 3):
