@@ -19,11 +19,12 @@ import numpy as np
 from tqdm import tqdm
 
 from latent_mpc.agent import Agent, AgentConfig, load_agent
-from latent_mpc.coverage import PlayStatistics, save_coverage
-from latent_mpc.envs import register_envs
+from latent_mpc.coverage import PlayStatistics, Rectangle, save_coverage
+from latent_mpc.envs.goal_image import GoalImageEnv
+from latent_mpc.envs.make import is_tabletop, make_env
 from latent_mpc.envs.play import PlayConfig, PlayPolicy
 from latent_mpc.envs.tabletop import TabletopConfig, TabletopEnv
-from latent_mpc.practice import PracticePolicy
+from latent_mpc.practice import Play, PracticePolicy
 from latent_mpc.preview import write_preview
 from latent_mpc.types import InvalidInputError, LatentMPCError
 from latent_mpc.workers import run_in_processes
@@ -42,9 +43,9 @@ class CollectConfig:
     """What to collect.
 
     Attributes:
-        env_id: Gymnasium id; play needs one of the tabletop environments.
-        env: the environment's configuration.
-        play: the play policy's configuration.
+        env_id: Gymnasium id of a tabletop environment, or of a `GoalImageEnv`, which plays as its task says.
+        env: the tabletop environment's configuration.
+        play: its play policy's configuration; of another one, only `action_noise` matters, to practice.
         weights: a shipped name or a folder: their agent pursues the environment's goal images before it plays
             (practice.py). None: play alone.
         agent: how that agent plans.
@@ -86,7 +87,7 @@ def collect(
         LatentMPCError: the disk is full, or a worker was killed; finished episodes are kept.
     """
     out = Path(out)
-    _prepare(out, config, seed)
+    header, region_m = _prepare(out, config, seed)
     missing = [i for i in range(config.num_episodes) if not episode_path(out, i).exists()]
     work = functools.partial(_make_episode, config, out, seed)
     episodes = run_in_processes(work, missing, workers)
@@ -108,8 +109,8 @@ def collect(
                 f"could not write to {out}: {error.strerror or error}; its finished episodes are kept: make room, "
                 "then run the same command again"
             ) from error
-    statistics = save_coverage(out, (config.env.object_low_m, config.env.object_high_m))
-    write_preview(out, config.env.control_dt_s)
+    statistics = save_coverage(out, region_m)
+    write_preview(out, header.control_dt_s)
     return statistics
 
 
@@ -118,9 +119,8 @@ def collect_episode(env: gymnasium.Env[Any, Any], config: CollectConfig, seed: i
     sequence = np.random.SeedSequence(seed, spawn_key=(index,))
     env_seed = int(sequence.generate_state(1)[0])
     observation, info = env.reset(seed=env_seed, options={"goal_image": config.weights is not None})
-    assert isinstance(env.unwrapped, TabletopEnv)
     rng = np.random.default_rng(sequence)
-    play = PlayPolicy(env.unwrapped, rng, config.play)
+    play = _play(env, config, rng)
     practice = None
     if config.weights is not None:
         practice = PracticePolicy(_process_agent(config.weights, config.agent), play, rng, config.play.action_noise)
@@ -140,32 +140,40 @@ def collect_episode(env: gymnasium.Env[Any, Any], config: CollectConfig, seed: i
     )
 
 
-def _make_env(config: CollectConfig) -> gymnasium.Env[Any, Any]:
-    register_envs()
-    try:
-        return gymnasium.make(config.env_id, config=config.env, disable_env_checker=True)
-    except gymnasium.error.UnregisteredEnv as error:
-        known = sorted(name for name in gymnasium.registry if name.startswith("latent_mpc/"))
-        raise InvalidInputError(f"unknown environment {config.env_id!r}; available: {known}") from error
+def _play(env: gymnasium.Env[Any, Any], config: CollectConfig, rng: np.random.Generator) -> Play:
+    inner = env.unwrapped
+    if isinstance(inner, TabletopEnv):
+        return PlayPolicy(inner, rng, config.play)
+    if isinstance(inner, GoalImageEnv):
+        return inner.play(rng)
+    raise InvalidInputError(f"{config.env_id!r} is no GoalImageEnv: wrap it in one (docs/tasks.md)")
 
 
-def _prepare(out: Path, config: CollectConfig, seed: int) -> None:
-    """Write the header, or refuse the folder when one made with other settings lies there."""
-    env = _make_env(config)
+def _prepare(out: Path, config: CollectConfig, seed: int) -> tuple[DatasetHeader, Rectangle]:
+    """Write the header, or refuse the folder when one made with other settings lies there.
+
+    Returns it, and the rectangle in which objects can be.
+    """
+    env = make_env(config.env_id, config.env)
+    _play(env, config, np.random.default_rng())
+    own = is_tabletop(config.env_id)
+    inner: Any = env.unwrapped
     spaces: Any = env.observation_space
     actions: Any = env.action_space
     header = DatasetHeader(
         env_id=config.env_id,
-        env_config=plain(asdict(config.env)),
+        env_config=plain(asdict(config.env) if own else env.spec.kwargs if env.spec else {}),
         play_config=plain(asdict(config.play) | _practice(config)),
         seed=seed,
         image_size=tuple(spaces["image"].shape[:2]),
         action_dim=actions.shape[0],
         proprio_dim=spaces["proprio"].shape[0],
-        control_dt_s=config.env.control_dt_s,
+        control_dt_s=config.env.control_dt_s if own else inner.control_dt_s,
     )
+    region_m = (config.env.object_low_m, config.env.object_high_m) if own else inner.task.region_m
     env.close()
     begin_dataset(out, header)
+    return header, region_m
 
 
 def _practice(config: CollectConfig) -> dict[str, Any]:
@@ -181,7 +189,7 @@ def _process_agent(weights: str, config: AgentConfig) -> Agent:
 @functools.cache
 def _process_env(config: CollectConfig) -> gymnasium.Env[Any, Any]:
     """This process's environment, closed at exit."""
-    env = _make_env(config)
+    env = make_env(config.env_id, config.env)
     env.reset(options={"goal_image": False})  # loads OpenGL, whose own exit handler must come after ours
     atexit.register(env.close)
     return env

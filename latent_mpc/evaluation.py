@@ -26,7 +26,8 @@ from tqdm import tqdm
 
 from latent_mpc.agent import PLANNERS, AgentConfig, load_agent
 from latent_mpc.baselines import ExpertAgent, NoOpAgent, RandomAgent
-from latent_mpc.envs import MAX_EPISODE_STEPS, register_envs, splits
+from latent_mpc.envs import FOREIGN, MAX_EPISODE_STEPS, splits
+from latent_mpc.envs.make import env_id_of, is_tabletop, make_env
 from latent_mpc.envs.tabletop import TabletopConfig
 from latent_mpc.envs.tasks import check_objects
 from latent_mpc.loop import EpisodeResult, run_episode
@@ -44,7 +45,8 @@ class EvalConfig:
     """What to evaluate.
 
     Attributes:
-        tasks: of Reach, Push, PickPlace, Rearrange, Stack, ClearTable.
+        tasks: of Reach, Push, PickPlace, Rearrange, Stack, ClearTable, Reacher, FetchPush, or Gymnasium ids of your own
+            (docs/tasks.md).
         agents: "hierarchy", "flat" and "prior" act on the weights; "no-op" and "random" are the floor, "expert" (Reach
             excepted) the ceiling.
         episodes: of each agent on each task.
@@ -63,19 +65,23 @@ class EvalConfig:
     split: str | None = None
 
     def __post_init__(self) -> None:
-        for kind, names, known in (("task", self.tasks, tuple(MAX_EPISODE_STEPS)), ("agent", self.agents, AGENTS)):
+        tasks = (*MAX_EPISODE_STEPS, *FOREIGN)
+        for kind, names, known in (("task", self.tasks, tasks), ("agent", self.agents, AGENTS)):
             if not names:
                 raise InvalidInputError(f"name at least one {kind} of {sorted(known)}")
             for name in names:
-                if name not in known:
+                if name not in known and not (kind == "task" and _is_id(name)):
                     raise UnknownNameError(kind, name, list(known))
         if self.episodes < 1 or self.workers < 0:
             raise InvalidInputError(
                 f"episodes must be at least 1 and workers at least 0, got {self.episodes}, {self.workers}"
             )
-        for task in self.tasks:
+        ours = [task for task in self.tasks if task in MAX_EPISODE_STEPS]
+        for task in ours:
             check_objects(task, self.env)
         splits.check_name(self.split)
+        if "expert" in self.agents and len(ours) < len(self.tasks):
+            raise InvalidInputError(f"the expert knows only {sorted(MAX_EPISODE_STEPS)}")
         if "expert" in self.agents and "Reach" in self.tasks:
             raise InvalidInputError("the expert only moves objects: leave out Reach, or the expert")
 
@@ -225,8 +231,7 @@ def _planning_agent(weights: str, config: AgentConfig, device: str) -> AgentLike
 @functools.cache
 def _process_env(task: str, config: TabletopConfig, split: str | None) -> gymnasium.Env[Any, Any]:
     """This process's environment of a task, closed at exit."""
-    register_envs()
-    env = gymnasium.make(f"latent_mpc/{task}-v0", config=config, split=split, disable_env_checker=True)
+    env = make_env(env_id_of(task), config, split)
     env.reset(seed=0)  # loads OpenGL, whose own exit handler must come after ours
     atexit.register(env.close)
     return env
@@ -291,8 +296,14 @@ def _summarise(task: str, agent: str, results: list[EpisodeResult]) -> Row:
     )
 
 
+def _is_id(task: str) -> bool:
+    """Whether it is a Gymnasium id, as against a name of ours."""
+    return "/" in task or ":" in task or "-v" in task
+
+
 def _markdown(row: Row) -> str:
-    placed, grasped = ("–", "–") if row.task == "Reach" else (f"{row.placed:.0%}", f"{row.grasped:.0%}")
+    scores_objects = row.task != "Reach" and is_tabletop(env_id_of(row.task))
+    placed, grasped = ("–", "–") if not scores_objects else (f"{row.placed:.0%}", f"{row.grasped:.0%}")
     return (
         f"| {row.task} | {row.agent} | {row.successes} of {row.episodes} | "
         f"{100 * row.success_low:.0f}–{100 * row.success_high:.0f} % | {placed} | {grasped} | "

@@ -84,7 +84,7 @@ def run_episode(
     """Run one episode until the environment terminates or truncates it.
 
     Args:
-        env: a tabletop environment with a time limit, as `gymnasium.make` gives it.
+        env: with goal images and a time limit, as `gymnasium.make` gives it.
         agent: sees only observations; its goal is the first observation's `goal_image`.
         seed: of the environment's reset and of the agent.
         options: of the environment's reset.
@@ -120,7 +120,12 @@ def run_episode(
 
 
 def position_error_m(env: gymnasium.Env[Any, Any], observation: Mapping[str, Any], info: Mapping[str, Any]) -> float:
-    """Largest distance of an object that moves from its goal, metres; where none does (Reach), of the tool."""
+    """Largest distance of an object that moves from its goal, metres; where none does (Reach), of the tool.
+
+    An environment that is not ours says it itself, in `info`.
+    """
+    if "position_error_m" in info:
+        return float(info["position_error_m"])
     tabletop: Any = env.unwrapped
     layout = tabletop.layout
     if tabletop.task.moves_object:

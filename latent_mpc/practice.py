@@ -8,15 +8,26 @@ Source: data aggregation for model-based control, Ross & Bagnell (arXiv 1203.100
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from latent_mpc.agent import Agent
-from latent_mpc.envs.play import PlayPolicy
 
 THERE = 0.05  # energy to the goal at which the agent takes itself to be done
+
+
+class Play(Protocol):
+    """Task-agnostic play in one environment."""
+
+    def reset(self) -> None:
+        """To be called after each reset of the environment."""
+        ...
+
+    def act(self) -> NDArray[np.float32]:
+        """The next action (A,), in [-1, 1]."""
+        ...
 
 
 class PracticePolicy:
@@ -29,7 +40,7 @@ class PracticePolicy:
         action_noise: upper end of the standard deviation of the noise on the agent's actions; each episode draws one.
     """
 
-    def __init__(self, agent: Agent, play: PlayPolicy, rng: np.random.Generator, action_noise: float) -> None:
+    def __init__(self, agent: Agent, play: Play, rng: np.random.Generator, action_noise: float) -> None:
         self._agent, self._play, self._rng, self._action_noise = agent, play, rng, action_noise
 
     def reset(self, goal_image: NDArray[np.uint8]) -> None:
