@@ -48,7 +48,7 @@ def test_a_thing_is_found_and_stands_out_at_any_hue_and_in_shade(degrees: int) -
 
 
 def test_it_looks_the_same_at_every_hue() -> None:
-    seen = [attend(scene((40, 10, rgb(d))), hue(d))[0, 1] for d in (5, 95, 185, 275)]
+    seen = [attend(scene((40, 10, rgb(d))), hue(d)) for d in (5, 95, 185, 275)]
     for other in seen[1:]:
         torch.testing.assert_close(other, seen[0], atol=0.02, rtol=0)
 

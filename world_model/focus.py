@@ -1,12 +1,13 @@
 """Attention by colour: an image as it looks to somebody who looks for the things of one hue, and which hues there are.
 
     u = (r − (g + b) / 2, √3/2 (g − b)),   c = how colourful a pixel is, 0 to 1,   n = exp((cos ∠(u, hue) − 1) / σ²)
-    attended image = (luma over its median, the median also where something colourful is not attended;  focus c n)
+    attended image = (luma over its median, and the median wherever something is colourful;  focus c n)
 
 One thing at a time, and the same for all: what is learnt of one coloured thing holds for every other, at any hue and
 however many lie beside it. Shading and light change a colour's length, not the angle of u. The median is the table's:
 without it, and with the other things left in sight, a scene could be told from others by them, and what learns by
-telling scenes apart would not look at the thing itself.
+telling scenes apart would not look at the thing itself. Nor would it in play whose lamp or table changes from one
+episode to the next: vary them within an episode, or not at all.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def attend(images: Tensor, hues: Tensor) -> Tensor:
     cosine = (x * hues.cos() + y * hues.sin()) * (x * x + y * y).clamp_min(1e-8).rsqrt()
     focus = colourful * (NARROWNESS * (cosine - 1)).exp()
     over = luma - luma.flatten(1).median(1).values[:, None, None]
-    return torch.stack([GREY + over * (1 - colourful + focus), focus], dim=1)
+    return torch.stack([GREY + over * (1 - colourful), focus], dim=1)
 
 
 def find_hues(images: Tensor, *, least_px: float = 6.0) -> Tensor:
