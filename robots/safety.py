@@ -122,6 +122,8 @@ class Gate:
         """
         room = self._room
         least = room.stop - SLACK * (room.slow - room.stop) - NOISE
+        if (room.least_on(way_rad) >= least).all():  # a fifth of the work, and mostly enough
+            return True
         found = np.min([room(q_rad)[0] for q_rad in way_rad], axis=0)
         return bool((found >= least).all()) or bool((found >= np.minimum(least, room(here_rad)[0] - NOISE)).all())
 

@@ -25,9 +25,10 @@ from latent_mpc.robots.robot import Array, RobotSpec
 from latent_mpc.types import InvalidInputError, WorkspaceSpec
 
 FACES = ("x low", "y low", "z low", "x high", "y high", "z high")
-MESH, PLANE = mujoco.mjtGeom.mjGEOM_MESH, mujoco.mjtGeom.mjGEOM_PLANE
+MESH, PLANE, SLIDE = mujoco.mjtGeom.mjGEOM_MESH, mujoco.mjtGeom.mjGEOM_PLANE, mujoco.mjtJoint.mjJNT_SLIDE
 CONDITION_S = 0.1  # from where κ slows to where it stops, at the pace of the beginning
 MOST_A_TICK = 0.5  # of the way from `slow` to `stop`, whatever the pace
+RECENT = 8  # joints whose h is kept: a tick asks for some of the last one again
 OPENINGS = (0.0, 1 / 3, 2 / 3)  # beside 1; a finger is thicker than what lies between two
 POSES = 64  # tried before bodies count as always touching
 
@@ -83,6 +84,7 @@ class Room:
     Attributes:
         labels: what each entry of h measures, for messages.
         stop, slow: (K,). pace: how fast h may shrink at `slow`, (K,), 1/s: the tool's top speed; κ in CONDITION_S.
+        lever_m: what no point of the arm is further from a joint's axis than, whatever the pose, (J,).
     """
 
     def __init__(self, spec: RobotSpec, workspace: WorkspaceSpec, distances: Distances) -> None:
@@ -110,15 +112,16 @@ class Room:
             "singularity: minus condition number",
         )
         self._reach = 2 * max(d.arm_slow_m, d.tool_slow_m)  # distances beyond it count as it
-        self._key, self._found = b"", (np.empty(0), np.empty(0))  # of the last call: the next often begins with it
+        self.lever_m = _levers_m(spec, model)
+        self._recent: dict[bytes, tuple[Array, Array]] = {}
         fingers = _finger_geoms(spec, model)
         self._all = _Pairs.of(model, dict(enumerate(pairs)))
         self._fingers = _Pairs.of(model, {k: pair for k, pair in enumerate(pairs) if fingers & set(pair)})
 
     def __call__(self, q_rad: Array) -> tuple[Array, Array]:
         """h (K,) and the tool's position (3,) at joints (J,); distances are cut at twice the larger `slow`."""
-        if (key := q_rad.tobytes()) == self._key:
-            return self._found
+        if (key := q_rad.tobytes()) in self._recent:
+            return self._recent[key]
         condition = self.kinematics.condition(q_rad)
         position = self.kinematics.placed_pose().position_m
         distance = np.full(len(self._all.entry), self._reach)
@@ -128,8 +131,19 @@ class Room:
             self._measure(distance, self._fingers)
         low = (*self._workspace.low_m[:2], self._workspace.floor_m)
         faces = np.concatenate([position - low, self._workspace.high_m - position])
-        self._key, self._found = key, (np.concatenate([distance, faces, [-condition]]), position)
-        return self._found
+        if len(self._recent) == RECENT:
+            del self._recent[next(iter(self._recent))]
+        self._recent[key] = found = np.concatenate([distance, faces, [-condition]]), position
+        return found
+
+    def least_on(self, way_rad: Array) -> Array:
+        """What no h falls below on a way (N, J), (K,), by how far the arm can get from the way's first place.
+
+        κ has no such bound; it is taken at both ends.
+        """
+        found, _ = self(way_rad[0])
+        travel_m = float((np.abs(way_rad - way_rad[0]) @ self.lever_m).max())
+        return np.append(found[:-1] - travel_m, min(found[-1], -self.kinematics.condition(way_rad[-1])))
 
     def _measure(self, distance: Array, pairs: _Pairs) -> None:
         """Lower each entry of `distance` (P,) that is of `pairs` to what it is now."""
@@ -226,6 +240,26 @@ def _finger_geoms(spec: RobotSpec, model: mujoco.MjModel) -> set[int]:
         if model.body_parentid[body] in moved or any(model.joint(j).name not in spec.joint_names for j in joints):
             moved.add(body)
     return {g for g in range(model.ngeom) if model.geom_bodyid[g] in moved}
+
+
+def _levers_m(spec: RobotSpec, model: mujoco.MjModel) -> Array:
+    """For each of the arm's joints, the lengths of all that hangs on it, stretched out."""
+
+    def stretched_m(body: int) -> float:
+        geoms = range(model.body_geomadr[body], model.body_geomadr[body] + model.body_geomnum[body])
+        own = [float(np.linalg.norm(model.geom_pos[g]) + model.geom_rbound[g]) for g in geoms]
+        own += [float(np.linalg.norm(model.site_pos[s])) for s in np.flatnonzero(model.site_bodyid == body)]
+        children = [b for b in range(1, model.nbody) if model.body_parentid[b] == body]
+        return max(
+            [0.0, *own, *(float(np.linalg.norm(model.body_pos[b])) + slid_m(b) + stretched_m(b) for b in children)]
+        )
+
+    def slid_m(body: int) -> float:
+        joints = range(model.body_jntadr[body], model.body_jntadr[body] + model.body_jntnum[body])
+        return sum(float(np.abs(model.jnt_range[j]).max()) for j in joints if model.jnt_type[j] == SLIDE)
+
+    joints = [model.joint(name).id for name in spec.joint_names]
+    return np.array([stretched_m(model.jnt_bodyid[j]) + float(np.linalg.norm(model.jnt_pos[j])) for j in joints])
 
 
 def _is_plane(model: mujoco.MjModel, geom: int) -> bool:

@@ -108,3 +108,28 @@ def test_the_nearest_place_inside():
 def test_impossible_distances_are_refused(wrong):
     with pytest.raises(InvalidInputError):
         Distances(**wrong)
+
+
+@pytest.mark.parametrize("spec", [PANDA, so101(), ur5e()], ids=lambda spec: spec.name)
+def test_no_distance_falls_below_its_bound_on_any_way_and_the_bound_is_not_idle(spec):
+    box = WorkspaceSpec((-1.0, -1.0, 0.0), (1.0, 1.0, 1.2), keep_out_balls_m=((0.3, 0.2, 0.2, 0.05),))
+    room, rng = Room(spec, box, Distances()), np.random.default_rng(0)
+    near = 0
+    for _ in range(60):
+        start = rng.uniform(spec.q_low_rad, spec.q_high_rad)
+        way = start + np.linspace(0, 1, 4)[:, None] * rng.normal(0, rng.choice([0.003, 0.02, 0.1]), spec.num_joints)
+        bound = room.least_on(way)
+        between = np.array([room(start + s * (way[-1] - start))[0] for s in np.linspace(0, 1, 7)])
+        assert (between[:, :-1] >= bound[:-1] - 1e-9).all()
+        assert bound[-1] == min(between[0, -1], between[-1, -1])
+        near += bool((bound[:-1] > between[0, :-1] - 0.02).all())
+    assert near > 10  # of the small steps, the bound costs less than two centimetres
+
+
+def test_what_was_asked_before_is_answered_the_same():
+    room, fresh = Room(PANDA, WORKSPACE, Distances()), Room(PANDA, WORKSPACE, Distances())
+    places = [HOME + 0.01 * k for k in range(20)]
+    first = [room(q)[0].copy() for q in places]
+    for q, h in zip(reversed(places), reversed(first), strict=True):
+        np.testing.assert_array_equal(room(q)[0], h)
+        np.testing.assert_array_equal(fresh(q)[0], h)
