@@ -204,6 +204,7 @@ def _loop(
         if end_s == np.inf:
             inbox.deliver(controller, now_s)
             reporter.answer(inbox.tightened, inbox.answer)
+            now_s = time.monotonic()  # a tighter gate takes longer to make than a state may be newer than its tick
         else:
             controller.beat(now_s)
         tick = controller.tick(now_s)
