@@ -7,7 +7,7 @@ help:
 	@echo "make test       the test suite"
 	@echo "make check      lint, formatting, types, then the test suite"
 	@echo "make eval       the table of results in README.md, 100 episodes a row"
-	@echo "make benchmark  the planners and the simulator, timed and compared"
+	@echo "make benchmark  planners, simulator and control loop, timed and tried"
 	@echo "make setup      only the set-up: .venv, pinned dependencies, off-screen OpenGL"
 
 setup:

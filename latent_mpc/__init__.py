@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from latent_mpc.envs import register_envs
 
 if TYPE_CHECKING:
-    from latent_mpc.agent import Agent, AgentConfig
+    from latent_mpc.agent import Agent
+    from latent_mpc.agent_config import AgentConfig
 
 register_envs()
 

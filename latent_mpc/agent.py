@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from latent_mpc.agent_config import AgentConfig, SearchConfig
 from latent_mpc.planner.guardrails import Rollout, margin
 from latent_mpc.planner.hierarchy import MACRO_BOX, CoarseLevel, Hierarchy, HierarchyPlan
 from latent_mpc.planner.mpc import RecedingHorizon
@@ -33,13 +34,12 @@ from latent_mpc.planner.rollout import rollout, rollout_macros
 from latent_mpc.planner.search import Iteration
 from latent_mpc.planner.shift import shift
 from latent_mpc.shipped import weights_folder
-from latent_mpc.tool_guardrails import GuardrailConfig, tool_keep_outs, tool_violation
+from latent_mpc.tool_guardrails import tool_keep_outs, tool_violation
 from latent_mpc.types import (
     InvalidInputError,
     Observation,
     Plan,
     PlanningFailed,
-    UnknownNameError,
     WorkspaceSpec,
     check_image,
 )
@@ -47,76 +47,7 @@ from latent_mpc.world_model.focus import find_hues
 from latent_mpc.world_model.macro import MacroActions
 from latent_mpc.world_model.model import WorldModel, load_world_model
 
-PLANNERS = ("hierarchy", "flat", "prior")
 NO_DEEPER_M = 0.001  # into a keep-out that the tool is in already: predictions are not exact
-
-
-@dataclass(frozen=True)
-class SearchConfig:
-    """A CEM: candidates an iteration, iterations, and the initial standard deviation, in half boxes."""
-
-    num_samples: int
-    num_iterations: int
-    init_std: float = 1.0
-
-    def __post_init__(self) -> None:
-        if min(self.num_samples, self.num_iterations) < 1 or not self.init_std > 0:
-            raise InvalidInputError(
-                f"num_samples and num_iterations must be at least 1 and init_std positive, got {self}"
-            )
-
-
-@dataclass(frozen=True)
-class AgentConfig:
-    """How the agent plans.
-
-    Attributes:
-        planner: "hierarchy"; for comparison "flat" (CEM on actions to the goal itself) or "prior" (the likeliest
-            macro-action, without planning: goal-conditioned behaviour cloning of play).
-        coarse_dynamics: what predicts where a macro-action leads: "decoded" (its actions, through the fine dynamics) or
-            "macro" (the coarse dynamics, a fifth of the work).
-        coarse: search over `coarse_horizon` macro-actions, in multiples of their prior's standard deviation. Few
-            iterations: late ones fit the model's errors.
-        fine: search over actions towards the first subgoal, around the decoded macro-action.
-        settle: search over actions to the goal, once the scene is arranged.
-        flat: search over `flat_horizon` actions of the flat planner; by default as many predictions as the hierarchy's.
-        execute_steps: actions executed of a plan; settle_steps: of one that settles.
-        track: between plans, search the rest of the fine plan again from what was seen, towards the same subgoal.
-        noise_margin: ε in units of the model's median prediction error over a chunk, or of what the goal image leaves
-            open where that is more.
-        latent_weight, arm_weight: κ and λ, towards the goal.
-        subgoal_arm_weight: λ towards a subgoal, where κ is 1 and d does not count.
-        guardrails: soft ones, on the tool.
-        deadline_s: seconds a call of `act` may plan; None for no limit.
-    """
-
-    planner: str = "hierarchy"
-    coarse_dynamics: str = "decoded"
-    coarse_horizon: int = 5
-    coarse: SearchConfig = SearchConfig(64, 2)
-    fine: SearchConfig = SearchConfig(64, 2, 0.1)
-    settle: SearchConfig = SearchConfig(96, 4, 0.5)
-    flat_horizon: int = 25
-    flat: SearchConfig = SearchConfig(51, 3)
-    execute_steps: int = 4
-    settle_steps: int = 1
-    track: bool = True
-    noise_margin: float = 6.0
-    latent_weight: float = 0.01
-    arm_weight: float = 0.03
-    subgoal_arm_weight: float = 0.5
-    guardrails: GuardrailConfig = field(default_factory=GuardrailConfig)
-    deadline_s: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.planner not in PLANNERS:
-            raise UnknownNameError("planner", self.planner, list(PLANNERS))
-        if self.coarse_dynamics not in ("decoded", "macro"):
-            raise UnknownNameError("coarse dynamics", self.coarse_dynamics, ["decoded", "macro"])
-        if min(self.latent_weight, self.arm_weight, self.subgoal_arm_weight) < 0 or self.noise_margin <= 0:
-            raise InvalidInputError("weights must be at least 0, noise_margin positive")
-        if min(self.execute_steps, self.settle_steps, self.coarse_horizon, self.flat_horizon) < 1:
-            raise InvalidInputError("steps and horizons must be at least 1")
 
 
 @dataclass(frozen=True)

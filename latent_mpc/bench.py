@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from latent_mpc.agent import AgentConfig
+from latent_mpc.agent_config import AgentConfig
 from latent_mpc.bench_closed_loop import METHODS, TASKS, evaluations_a_plan, run_closed_loop
 from latent_mpc.bench_methods import Contender, default_contenders
 from latent_mpc.bench_peers import installed_peers

@@ -14,7 +14,8 @@ from typing import Any
 
 import gymnasium
 
-from latent_mpc.agent import Agent, AgentConfig, SearchConfig
+from latent_mpc.agent import Agent
+from latent_mpc.agent_config import AgentConfig, SearchConfig
 from latent_mpc.bench_problems import shipped_model
 from latent_mpc.envs import register_envs
 from latent_mpc.envs.tasks import GOAL_RADIUS_M, REACH_RADIUS_M

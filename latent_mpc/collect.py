@@ -18,7 +18,8 @@ import gymnasium
 import numpy as np
 from tqdm import tqdm
 
-from latent_mpc.agent import Agent, AgentConfig, load_agent
+from latent_mpc.agent import Agent, load_agent
+from latent_mpc.agent_config import AgentConfig
 from latent_mpc.coverage import PlayStatistics, Rectangle, save_coverage
 from latent_mpc.envs.goal_image import GoalImageEnv
 from latent_mpc.envs.make import is_tabletop, make_env

@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from latent_mpc.agent import Agent, AgentConfig
+from latent_mpc.agent import Agent
+from latent_mpc.agent_config import AgentConfig
 from latent_mpc.envs import register_envs
 from latent_mpc.envs.tabletop import TabletopConfig, TabletopEnv
 from latent_mpc.loop import Step, run_episode

@@ -44,21 +44,31 @@ WATCH_S = 0.05
 
 
 @dataclass(frozen=True)
-class Station:
-    """An arm with its camera, and what is known of them.
+class Stage:
+    """An arm with its camera and its place, before there is a goal.
 
     Attributes:
         make: () -> driver, not connected; picklable. make_camera: the same of the camera.
-        goal_image: uint8 (size, size, 3). workspace: where the tool may go. lag_s: of the arm behind its setpoints.
-        judge: () -> success, called every 0.2 s; None where nobody can tell.
-        simulation: behind it, for its truth and its faults; None for a real arm.
+        workspace: where the tool may go. lag_s: of the arm behind its setpoints.
     """
 
     make: Callable[[], Driver]
     make_camera: Callable[[], Camera]
-    goal_image: NDArray[np.uint8]
     workspace: WorkspaceSpec
     lag_s: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Station(Stage):
+    """A stage with a goal.
+
+    Attributes:
+        goal_image: uint8 (size, size, 3).
+        judge: () -> success, called every 0.2 s; None where nobody can tell.
+        simulation: behind it, for its truth and its faults; None for a real arm.
+    """
+
+    goal_image: NDArray[np.uint8]
     judge: Callable[[], bool] | None = None
     simulation: Simulation | None = None
 
@@ -125,9 +135,9 @@ def simulated_station(task: str, seed: int, goal_image: NDArray[np.uint8] | None
         yield Station(
             partial(MujocoDriver, simulation.link),
             partial(SimulatedCamera, simulation.link),
-            observation["goal_image"] if goal_image is None else goal_image,
             TABLETOP,
-            lag_s=SERVO_LAG_S,
+            SERVO_LAG_S,
+            goal_image=observation["goal_image"] if goal_image is None else goal_image,
             judge=judge if goal_image is None else None,
             simulation=simulation,
         )

@@ -24,7 +24,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from latent_mpc.agent import PLANNERS, AgentConfig, load_agent
+from latent_mpc.agent import load_agent
+from latent_mpc.agent_config import PLANNERS, AgentConfig
 from latent_mpc.baselines import ExpertAgent, NoOpAgent, RandomAgent
 from latent_mpc.envs import FOREIGN, MAX_EPISODE_STEPS, splits
 from latent_mpc.envs.make import env_id_of, is_tabletop, make_env

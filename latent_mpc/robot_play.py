@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from latent_mpc.drive import Stage
 from latent_mpc.preview import write_preview
 from latent_mpc.robots.camera import Camera, Frame
 from latent_mpc.robots.channels import Phase, Status
@@ -34,7 +35,6 @@ from latent_mpc.robots.robot import Array, DriverError, TimedPlan
 from latent_mpc.robots.splice import Waypoint
 from latent_mpc.robots.supervisor import Supervisor
 from latent_mpc.sight import MOVED_RAD, POLL_S, REMEMBERED, Sight, sighted
-from latent_mpc.stations import Stage
 from latent_mpc.types import InvalidInputError
 from latent_mpc.wander import Wander, WanderConfig
 from latent_mpc.world_model.dataset import (

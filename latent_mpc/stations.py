@@ -15,7 +15,7 @@ import yaml
 from numpy.typing import NDArray
 
 from latent_mpc.config import load_config
-from latent_mpc.drive import Station, simulated_station
+from latent_mpc.drive import Stage, Station, simulated_station
 from latent_mpc.robots.camera import Camera, Frame, OpenCVCamera, square
 from latent_mpc.robots.drivers import DRIVERS, make_driver
 from latent_mpc.robots.robot import Driver
@@ -54,21 +54,6 @@ class RobotChoice:
         if self.name in FEETECH:
             return partial(make_driver, "feetech", port=self.port, calibration=self.calibration, spec=self.name)
         return partial(make_driver, self.name, **_options(self.options))
-
-
-@dataclass(frozen=True)
-class Stage:
-    """An arm with its camera and its place, before there is a goal.
-
-    Attributes:
-        make: () -> driver, not connected; picklable. make_camera: the same of the camera.
-        workspace: where the tool may go. lag_s: of the arm behind its setpoints.
-    """
-
-    make: Callable[[], Driver]
-    make_camera: Callable[[], Camera]
-    workspace: WorkspaceSpec
-    lag_s: float = 0.0
 
 
 class SquareCamera:
@@ -143,7 +128,7 @@ def open_station(choice: RobotChoice, weights: str, goal: Path | None, task: str
     stage = _real_stage(choice, size)
     if image is None:
         raise InvalidInputError(f"robot {choice.name!r} needs --goal, an image; see docs/driving.md")
-    yield Station(stage.make, stage.make_camera, image, stage.workspace)
+    yield Station(**vars(stage), goal_image=image)
 
 
 @contextlib.contextmanager
@@ -157,7 +142,7 @@ def open_stage(choice: RobotChoice, size: int, seed: int) -> Iterator[Stage]:
     """
     if choice.name == SIMULATED:
         with simulated_station("PickPlace", seed) as station:
-            yield Stage(station.make, station.make_camera, station.workspace, station.lag_s)
+            yield station
         return
     yield _real_stage(choice, size)
 

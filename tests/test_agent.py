@@ -7,7 +7,8 @@ import pytest
 import torch
 
 import latent_mpc
-from latent_mpc.agent import Agent, AgentConfig, SearchConfig
+from latent_mpc.agent import Agent
+from latent_mpc.agent_config import AgentConfig, SearchConfig
 from latent_mpc.tool_guardrails import GuardrailConfig
 from latent_mpc.types import InvalidInputError, UnknownNameError
 from latent_mpc.world_model.encoder import EncoderConfig

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from latent_mpc.agent import Agent, AgentConfig, SearchConfig
+from latent_mpc.agent import Agent
+from latent_mpc.agent_config import AgentConfig, SearchConfig
 from latent_mpc.pilot import SPEED_SHARE, Pilot, PilotConfig
 from latent_mpc.sight import Sight
 from latent_mpc.tool_guardrails import GuardrailConfig

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from latent_mpc import bench_closed_loop
-from latent_mpc.agent import AgentConfig
+from latent_mpc.agent_config import AgentConfig
 from latent_mpc.baselines import NoOpAgent
 from latent_mpc.bench import PlannerBenchConfig, run_planner_bench
 from latent_mpc.bench_closed_loop import METHODS, agent_with, evaluations_a_plan, run_closed_loop

@@ -9,22 +9,17 @@ import numpy as np
 import pytest
 
 from latent_mpc import robot_play
-from latent_mpc.drive import Station, simulated_station
+from latent_mpc.drive import simulated_station
 from latent_mpc.envs.tabletop import TabletopConfig, TabletopEnv
 from latent_mpc.robot_play import RobotPlayConfig, actions_between, record
 from latent_mpc.robots.robot import DriverError
 from latent_mpc.robots.world import Faults
 from latent_mpc.sight import Sight
-from latent_mpc.stations import Stage
 from latent_mpc.types import InvalidInputError
 from latent_mpc.world_model.dataset import PlayDataset, episode_paths
 
 SCENE = 3
 CONFIG = RobotPlayConfig(num_episodes=2, episode_length=8)
-
-
-def stage(station: Station) -> Stage:
-    return Stage(station.make, station.make_camera, station.workspace, station.lag_s)
 
 
 def executed(data: PlayDataset, env: TabletopConfig) -> tuple[np.ndarray, np.ndarray]:
@@ -59,13 +54,13 @@ def test_two_episodes_are_recorded_interrupted_resumed_and_loaded(
     with simulated_station("PickPlace", SCENE) as station:
         monkeypatch.setattr(robot_play, "write_episode", interrupted)
         with pytest.raises(KeyboardInterrupt, match="the same command goes on"):
-            record(stage(station), CONFIG, name="mujoco", out=out, seed=5, progress=False)
+            record(station, CONFIG, name="mujoco", out=out, seed=5, progress=False)
         (first,) = episode_paths(out)
         kept = first.read_bytes()
         monkeypatch.setattr(robot_play, "write_episode", write)
         with pytest.raises(InvalidInputError, match="other settings"):
-            record(stage(station), replace(CONFIG, step_m=0.05), name="mujoco", out=out, seed=5, progress=False)
-        said = record(stage(station), CONFIG, name="mujoco", out=out, seed=5, progress=False)
+            record(station, replace(CONFIG, step_m=0.05), name="mujoco", out=out, seed=5, progress=False)
+        said = record(station, CONFIG, name="mujoco", out=out, seed=5, progress=False)
         assert station.simulation is not None and not any(vars(station.simulation.truth().violations).values())
     assert "2 episodes" in said and first.read_bytes() == kept and (out / "preview.mp4").stat().st_size
     data = PlayDataset.load(out, progress=False)
@@ -120,7 +115,7 @@ def test_without_a_sound_camera_the_arm_comes_to_rest_and_it_is_told(tmp_path: P
 
             patch.setattr(robot_play, "write_episode", spoilt)
             with pytest.raises(DriverError, match="stalled" if fault == "stalled" else "lens covered"):
-                record(stage(station), CONFIG, name="mujoco", out=tmp_path / "play", progress=False)
+                record(station, CONFIG, name="mujoco", out=tmp_path / "play", progress=False)
         assert np.abs(simulation.truth().qvel[:7]).max() < 0.5  # braked, then limp
     assert len(episode_paths(tmp_path / "play")) == 1
 
