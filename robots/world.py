@@ -1,6 +1,7 @@
 """The simulated robot's physics: an arm under position servos in its scene, its camera, and its faults.
 
-    τ = clip(k_p (u − q) − k_v q̇, ±τ_max) + g(q)      k_p = 0 while the torque is off, g: gravity, always compensated
+    τ = clip(k_p (u − q) − k_v q̇, ±τ_max) + g(q)      g: gravity, always compensated
+    τ = −clip(k_v q̇, ±τ_max) + g(q)                  without torque: the gears' friction
 
 A setpoint reaches the servos as a ramp over one control period, as a real arm's own controller interpolates. Every one
 is checked first; setpoint_check.py counts what no sound controller sends.
@@ -119,7 +120,9 @@ class World:
         self._motors = np.array([driven[j] for j in joints])
         self._gripper = mujoco.mj_name2id(m, mujoco.mjtObj.mjOBJ_ACTUATOR, config.gripper_actuator)
         self._gain, self._bias = m.actuator_gainprm[:, 0].copy(), m.actuator_biasprm[:, 1].copy()
-        self._damping = m.dof_damping.copy()
+        self._friction = -m.actuator_biasprm[self._motors, 2]  # k_v, which plays its part without torque
+        self._sound_damping = m.dof_damping.copy()
+        self._damping = self._sound_damping.copy()  # with the faults
         self.check, self._anew = SetpointCheck(self.spec), True
         self.sequence = 0  # of the last command of any kind
         self.faults, self.powered, self.motion_s = Faults(), True, math.nan
@@ -161,13 +164,15 @@ class World:
     def power(self, on: bool) -> None:
         """Torque on, holding the measured position; or off: gravity stays compensated and the gears' friction brakes.
 
-        The damping term of a servo plays the part of that friction."""
+        The friction is k_v q̇, at most τ_max, as the servo's damping; see `_rub`."""
         if on:
             self.data.ctrl[self._motors] = self.q_rad
             self._grip(self.gripper)
         if on != self.powered:
             self.model.actuator_gainprm[:, 0] = on * self._gain
             self.model.actuator_biasprm[:, 1] = on * self._bias
+            self.model.actuator_biasprm[self._motors, 2] = -on * self._friction
+            self.model.dof_damping[:] = self._damping
         self.powered, self._anew = on, True
         self._left_s, self._braking = 0.0, np.zeros(self.spec.num_joints)
 
@@ -203,6 +208,8 @@ class World:
             rest = (self._goal - ctrl[self._motors]) * max(1 - dt / self._left_s, 0)
             ctrl[self._motors] = self._goal - rest
             self._left_s = max(self._left_s - dt, 0)
+        if not self.powered:
+            self._rub()
         mujoco.mj_step(self.model, self.data)
 
     # ---- what a test does ----
@@ -226,9 +233,10 @@ class World:
         """Have these faults from now on, and no others. Raises UnknownNameError for an unknown joint."""
         if faults.blocked and faults.blocked not in self.spec.joint_names:
             raise UnknownNameError("joint", faults.blocked, list(self.spec.joint_names))
-        self.model.dof_damping[:] = self._damping
+        self._damping = self._sound_damping.copy()
         if faults.blocked:
-            self.model.dof_damping[self.dof_of[self.spec.joint_names.index(faults.blocked)]] = STUCK
+            self._damping[self.dof_of[self.spec.joint_names.index(faults.blocked)]] = STUCK
+        self.model.dof_damping[:] = self._damping
         self.faults = faults
 
     def render(self) -> np.ndarray:
@@ -248,6 +256,16 @@ class World:
         if self._renderer is not None:
             self._renderer.close()
             self._renderer = None
+
+    def _rub(self) -> None:
+        """The gears' friction in the next step.
+
+        It is the joints' own damping, which the integrator takes implicitly, and no force of the motors: MuJoCo takes
+        one that is clipped explicitly, and at 4 ms a wrist then trembles at ±0.2 rad/s without an end, as
+        τ_max dt / (2 I) is the speed at which it is clipped again.
+        """
+        most = np.array(self.spec.torque_nm) / np.maximum(np.abs(self.qd_rad_s), 1e-9)
+        self.model.dof_damping[self.dof_of] = self._damping[self.dof_of] + np.minimum(self._friction, most)
 
     def _grip(self, opening: float) -> None:
         if self._gripper >= 0:

@@ -87,6 +87,29 @@ def test_torque_off_in_motion_comes_to_rest_soon(world) -> None:
     assert np.abs(world.qd_rad_s).max() < 0.01
 
 
+@pytest.mark.parametrize("speed_rad_s", [0.05, 0.2, 0.5, 1.0, 2.0])
+def test_without_torque_every_joint_comes_to_rest(world, speed_rad_s) -> None:
+    """At 0.2 rad/s and 4 ms, a friction that is clipped as the motors are would turn a wrist round in every step."""
+    start = world.data.qpos.copy()
+    for dof in world.dof_of:
+        world.place(start)
+        world.data.qvel[dof] = speed_rad_s
+        run(world, 0.3)
+        assert np.abs(world.qd_rad_s).max() < 1e-3
+
+
+def test_friction_is_the_servos_damping_up_to_its_torque(world) -> None:
+    for joint, speed_rad_s, torque_nm in ((0, 0.1, 22.5), (0, 2.0, 87.0), (6, 0.05, 5.0), (6, 2.0, 12.0)):
+        dof, world.data.qvel[:] = world.dof_of[joint], 0
+        world.data.qvel[dof] = speed_rad_s
+        world.step()
+        friction = world.model.dof_damping[dof] - world._damping[dof]
+        assert friction * speed_rad_s == pytest.approx(torque_nm)
+        assert not world.torque_nm.any()
+    world.power(True)
+    assert (world.model.dof_damping == world._damping).all()
+
+
 def test_brake_decelerates_within_the_limit_and_holds(world) -> None:
     world.power(True)
     q = world.q_rad
