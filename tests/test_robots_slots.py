@@ -1,8 +1,10 @@
 """Latest-value slots: what is read was written whole, the newest wins, nothing is left behind."""
 
 import multiprocessing
+import sys
 import time
 from multiprocessing import shared_memory
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -51,7 +53,8 @@ def write_for(name, seconds):
     slot.close()
 
 
-def test_no_record_is_torn_under_a_busy_writer(slot):
+def test_no_record_is_torn_under_a_busy_writer(slot, monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path, str(Path(__file__).parents[1])])  # the process imports `write_for`
     writer = multiprocessing.get_context("spawn").Process(target=write_for, args=(slot.name, 1.0))
     writer.start()
     seen = []
