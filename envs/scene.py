@@ -226,8 +226,15 @@ def set_object(model: mujoco.MjModel, index: int, spec: ObjectSpec) -> None:
         model.geom_aabb[geom] = (0, 0, 0, a, b, c)
         model.geom_pos[geom] = part.centre_m
         model.geom_quat[geom] = np.cos(part.yaw_rad / 2), 0, 0, np.sin(part.yaw_rad / 2)
-        model.geom_rgba[geom] = (*spec.rgb, 1)
         model.geom_group[geom], model.geom_contype[geom], model.geom_conaffinity[geom] = 0, 1, 1
     hidden = slice(first + len(made_of), first + count)
     model.geom_group[hidden], model.geom_contype[hidden], model.geom_conaffinity[hidden] = 3, 0, 0
     model.body_mass[body], model.body_inertia[body] = mass, inertia
+    paint_object(model, index, spec.rgb)
+
+
+def paint_object(model: mujoco.MjModel, index: int, rgb: tuple[float, float, float]) -> None:
+    """Give object `index` another colour, 0..1."""
+    body = model.body(f"object{index}").id
+    first = int(model.body_geomadr[body])
+    model.geom_rgba[first : first + int(model.body_geomnum[body])] = *rgb, 1

@@ -7,6 +7,8 @@ same seed. What a split draws comes from a generator of its own, so that the oth
 from __future__ import annotations
 
 import colorsys
+import functools
+import itertools
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -36,6 +38,8 @@ UNSEEN_COLOURS = {
     "teal": (0.03, 0.36, 0.36),
     "plum": (0.42, 0.06, 0.29),
 }
+HUE_GAP_DEG = 30.0  # between the random colours of one scene
+PATIENT_DRAWS = 100  # for a colour before the gap shrinks
 UNSEEN_HUE_DEG = 15.0  # what is nearer than this to an unseen colour's hue is unseen, too
 CAMERA_JITTER_DEG = 10.0
 CAMERA_JITTER_M = 0.05
@@ -99,10 +103,51 @@ def table_textures() -> dict[str, NDArray[np.uint8]]:
         "grain": (rng.random((128, 128)), (0.85, 0.82, 0.76), (0.35, 0.32, 0.30)),
         "clouds": (np.kron(rng.random((16, 16)), np.ones((8, 8))), (0.78, 0.78, 0.74), (0.42, 0.44, 0.42)),
     }
-    return {
-        name: np.rint(255 * (np.multiply.outer(1 - mix, one) + np.multiply.outer(mix, other))).astype(np.uint8)
-        for name, (mix, one, other) in ((name, (np.asarray(m, float), a, b)) for name, (m, a, b) in patterns.items())
-    }
+    return {name: _blend(np.asarray(mix, float), one, other) for name, (mix, one, other) in patterns.items()}
+
+
+@functools.cache
+def training_textures() -> dict[str, NDArray[np.uint8]]:
+    """Tables to learn on, none of them one of unseen-textures: slanting waves of a few lengths, uint8 (128, 128, 3)."""
+    y, x = np.mgrid[:128, :128] / 128
+    rng = np.random.default_rng(1)
+    images = {}
+    for k in range(16):
+        waves = np.zeros((128, 128))
+        for _ in range(4):
+            angle = np.deg2rad(rng.choice([1, -1]) * rng.uniform(15, 75))  # never along the table's edges
+            length = 0.04 * 12 ** rng.random()
+            phase = rng.uniform(0, 2 * np.pi)
+            waves += np.cos(2 * np.pi * (x * np.cos(angle) + y * np.sin(angle)) / length + phase)
+        mix = 1 / (1 + np.exp(-rng.uniform(0.5, 4) * waves))
+        bright, tint = np.sort(rng.uniform(0.25, 0.9, 2)), rng.uniform(0.85, 1.0, (2, 3))
+        images[f"waves{k}"] = _blend(mix, bright[1] * tint[0], bright[0] * tint[1])
+    return images
+
+
+def random_colours(rng: np.random.Generator, count: int) -> list[tuple[float, float, float]]:
+    """Strong colours, their hues `HUE_GAP_DEG` and more apart while there is room, none of them unseen."""
+    hues: list[float] = []
+    colours: list[tuple[float, float, float]] = []
+    while len(colours) < count:
+        for draws in itertools.count():
+            gap_deg = HUE_GAP_DEG * 0.98 ** max(0, draws - PATIENT_DRAWS)
+            rgb = colorsys.hsv_to_rgb(rng.random(), rng.uniform(0.65, 1.0), rng.uniform(0.35, 0.95))
+            hue = colorsys.rgb_to_hsv(*rgb)[0]
+            if not is_unseen(rgb) and all(abs((hue - h + 0.5) % 1 - 0.5) * 360 >= gap_deg for h in hues):
+                break
+        hues.append(hue)
+        colours.append(rgb)
+    return colours
+
+
+def _blend(
+    mix: NDArray[np.float64],
+    one: NDArray[np.float64] | tuple[float, ...],
+    other: NDArray[np.float64] | tuple[float, ...],
+) -> NDArray[np.uint8]:
+    """Image uint8 (H, W, 3): the first colour where `mix` (H, W) is 0, the second where it is 1."""
+    return np.rint(255 * (np.multiply.outer(1 - mix, one) + np.multiply.outer(mix, other))).astype(np.uint8)
 
 
 def dress_objects(

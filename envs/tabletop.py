@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from latent_mpc.envs import scene, splits
 from latent_mpc.envs.arm import Arm
-from latent_mpc.envs.rendering import make_renderer
+from latent_mpc.envs.rendering import make_renderer, render
 from latent_mpc.envs.tasks import Situation, check_objects, for_play, make_task
 from latent_mpc.types import InvalidInputError, UnknownNameError
 
@@ -29,17 +29,21 @@ class RandomisationConfig:
     Attributes:
         light: relative change of the lamp's brightness and, in metres, of its position.
         table_colour: largest change of each RGB channel of the table.
-        object_colour: draw object colours anywhere in RGB instead of from the named ones, but for the unseen hues
-            (splits.py).
+        table_texture: give the table a pattern (splits.py) in half of the cases.
+        object_colour: draw strong colours of any hue for the objects, well apart, instead of the named ones, but none
+            of the unseen (splits.py).
         camera_deg: largest rotation of the camera about each of its axes.
         camera_m: largest displacement of the camera along each world axis.
+        every_step: draw anew at each control step, too: for what learns to see, not for what learns to move.
     """
 
     light: float = 0.0
     table_colour: float = 0.0
+    table_texture: bool = False
     object_colour: bool = False
     camera_deg: float = 0.0
     camera_m: float = 0.0
+    every_step: bool = False
 
     def __post_init__(self) -> None:
         for name in ("light", "table_colour", "camera_deg", "camera_m"):
@@ -177,7 +181,7 @@ class TabletopEnv(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.float32]]):
             config.physics_dt_s,
             num_parts=scene.most_parts(scene.UNSEEN_SHAPES if split == splits.SHAPES else config.shapes),
             tray=self.task.tray,
-            table_textures=splits.table_textures() if split == splits.TEXTURES else None,
+            table_textures=self._table_textures(),
         )
         self.data = mujoco.MjData(self.model)
         self.arm = Arm(self.model)
@@ -185,7 +189,7 @@ class TabletopEnv(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.float32]]):
         self._renderers: dict[tuple[int, int], mujoco.Renderer] = {}
         self._looks = {
             name: getattr(self.model, name).copy()
-            for name in ("light_diffuse", "light_pos", "light_dir", "geom_rgba", "cam_pos", "cam_quat")
+            for name in ("light_diffuse", "light_pos", "light_dir", "geom_rgba", "geom_matid", "cam_pos", "cam_quat")
         }
         self._split_rng = np.random.default_rng()
         self._pad_of = np.full(self.model.ngeom, -1)  # 0 left, 1 right, -1 neither
@@ -268,6 +272,8 @@ class TabletopEnv(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.float32]]):
         situation = self._situation()
         success = self.task.update(situation)
         self._elapsed += 1
+        if c.randomisation.every_step:
+            self._dress_looks()
         per_object = self.task.steps_per_object
         truncated = per_object is not None and self._elapsed >= per_object * len(self.layout.movers)
         return self._observation(), float(success), success, truncated, self._info(situation, success)
@@ -307,11 +313,14 @@ class TabletopEnv(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.float32]]):
 
     # ---- parts ----
 
+    def _table_textures(self) -> dict[str, NDArray[np.uint8]]:
+        """The patterns that the table may get."""
+        unseen = splits.table_textures() if self.split == splits.TEXTURES else {}
+        return unseen | (splits.training_textures() if self.config.randomisation.table_texture else {})
+
     def _dress(self) -> None:
-        """Draw shapes, sizes, colours and, when randomised, light, table and camera."""
-        c, r, rng, m = self.config, self.config.randomisation, self.np_random, self.model
-        for name, value in self._looks.items():
-            getattr(m, name)[:] = value
+        """Draw shapes, sizes and looks."""
+        c, rng = self.config, self.np_random
         order = rng.permutation(len(c.colours)) if c.num_objects > 1 else [0]
         objects = []
         for i in range(c.num_objects):
@@ -324,25 +333,40 @@ class TabletopEnv(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.float32]]):
             if shape == "plate":
                 h = scene.PLATE_HALF_HEIGHT_M
             rgb = scene.COLOURS[c.colours[int(order[i % len(order)])]]
-            if r.object_colour:
-                rgb = tuple(rng.uniform(0.05, 0.95, 3))
-                while splits.is_unseen(rgb):
-                    rgb = tuple(rng.uniform(0.05, 0.95, 3))
             objects.append(scene.ObjectSpec(shape, (a, b, h), rgb))
-        objects = splits.dress_objects(self.split, objects, self._split_rng)
-        for i, spec in enumerate(objects):
-            scene.set_object(m, i, spec)
-        self.objects = tuple(objects)
-        mujoco.mj_setConst(m, self.data)
+        self.objects = tuple(splits.dress_objects(self.split, objects, self._split_rng))
+        for i, spec in enumerate(self.objects):
+            scene.set_object(self.model, i, spec)
+        self._plain_looks()
+        mujoco.mj_setConst(self.model, self.data)
+        self._dress_looks()
+
+    def _dress_looks(self) -> None:
+        """Draw what is randomised of colours, light, table and camera."""
+        c, r, rng, m = self.config, self.config.randomisation, self.np_random, self.model
+        self._plain_looks()
+        colours = splits.random_colours(rng, c.num_objects) if r.object_colour else []
+        if colours and self.split != splits.COLOURS:
+            self.objects = tuple(replace(o, rgb=rgb) for o, rgb in zip(self.objects, colours, strict=True))
+        for i, spec in enumerate(self.objects):
+            scene.paint_object(m, i, spec.rgb)
         m.light_diffuse *= 1 + rng.uniform(-r.light, r.light)
         m.light_pos += rng.uniform(-r.light, r.light, 3)
         table = m.geom("table").id
         m.geom_rgba[table, :3] = np.clip(m.geom_rgba[table, :3] + rng.uniform(-r.table_colour, r.table_colour, 3), 0, 1)
+        if r.table_texture and rng.random() < 0.5:
+            m.geom_matid[table] = m.material(str(rng.choice(list(splits.training_textures())))).id
         camera = m.camera(c.camera).id
         m.cam_pos[camera] += rng.uniform(-r.camera_m, r.camera_m, 3)
         rotation = np.deg2rad(rng.uniform(-r.camera_deg, r.camera_deg, 3))
         mujoco.mju_quatIntegrate(m.cam_quat[camera], rotation, 1.0)
         splits.dress_scene(self.split, m, c.camera, self._split_rng)
+        mujoco.mj_camlight(m, self.data)  # a step's picture is taken before the next physics
+
+    def _plain_looks(self) -> None:
+        """Colours, light and camera as compiled."""
+        for name, value in self._looks.items():
+            getattr(self.model, name)[:] = value
 
     def _arrange(self, object_poses: NDArray[np.float64], arm_pose: NDArray[np.float64]) -> None:
         """Put objects (N, 4) and tool (4,) in place, at rest."""
@@ -356,12 +380,7 @@ class TabletopEnv(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.float32]]):
         size = height * supersample, width * supersample
         if size not in self._renderers:
             self._renderers[size] = make_renderer(self.model, *size)
-        renderer = self._renderers[size]
-        renderer.update_scene(self.data, camera=camera)
-        fine = renderer.render().astype(np.uint16)
-        rows = sum(fine[i::supersample] for i in range(supersample))  # six times faster than a reduction over axes
-        blocks = sum(rows[:, i::supersample] for i in range(supersample))
-        return (blocks // supersample**2).astype(np.uint8)
+        return render(self._renderers[size], self.data, camera, supersample)
 
     def _observe_image(self) -> NDArray[np.uint8]:
         return self._render(self.config.camera, self.config.image_size, self.config.image_size, self.config.supersample)
@@ -374,6 +393,10 @@ class TabletopEnv(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.float32]]):
     def object_positions(self) -> NDArray[np.float64]:
         """Centres of the objects in W, (N, 3), metres."""
         return np.stack([self.data.qpos[adr : adr + 3] for adr in self._object_qpos])
+
+    def object_poses(self) -> NDArray[np.float64]:
+        """Poses of the objects in W, (N, 7): position in metres, quaternion (w, x, y, z)."""
+        return np.stack([self.data.qpos[adr : adr + 7] for adr in self._object_qpos])
 
     def object_yaws(self) -> NDArray[np.float64]:
         """Yaw of each object, (N,), radians."""

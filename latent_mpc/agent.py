@@ -34,7 +34,7 @@ from latent_mpc.planner.rollout import rollout, rollout_macros
 from latent_mpc.planner.search import Iteration
 from latent_mpc.planner.shift import shift
 from latent_mpc.shipped import weights_folder
-from latent_mpc.tool_guardrails import tool_keep_outs, tool_violation
+from latent_mpc.tool_guardrails import hand_is_free, tool_keep_outs, tool_violation
 from latent_mpc.types import (
     InvalidInputError,
     Observation,
@@ -47,6 +47,8 @@ from latent_mpc.world_model.focus import find_hues
 from latent_mpc.world_model.macro import MacroActions
 from latent_mpc.world_model.model import WorldModel, load_world_model
 
+TAKEN = 2.0  # a place is taken by what is nearer to it than this, in units of what counts as arranged
+HIDDEN = 10.0  # what leaves this much more open than the model's own error is not seen: it is where it was seen last
 NO_DEEPER_M = 0.001  # into a keep-out that the tool is in already: predictions are not exact
 
 
@@ -139,6 +141,8 @@ class Agent:
             self._hues = self._find_hues(images)
             self._goals = self.model.observe_goal(self._for_each_hue(images), self._hues)  # (Q, D)
         self.focus = 0
+        self._places = torch.full((len(self._goals), 3), torch.nan, device=self.device)
+        self._others: Tensor | None = None
         self._aim()
         self._generator = torch.Generator()
         if seed is None:
@@ -150,9 +154,11 @@ class Agent:
     def _aim(self) -> None:
         """Plan from now on to bring what is in focus to its goal."""
         self._goal = self._goals[self.focus, None]  # (1, D)
+        self._plans_in_focus = 0
         self._noise = float(self._open(self._goal))
         dynamics = self.model.predictor if self.config.coarse_dynamics == "decoded" else None
-        self._macro = MacroActions(self.model.macro, self._goal[0], dynamics)
+        view = partial(self.model.view, goal_place=self.model.place(self._goal[0]))
+        self._macro = MacroActions(self.model.macro, view, dynamics)
         self._hierarchy = Hierarchy(
             # Summed over the steps: with the least of them a plan that arrives at its very end is as good as one that
             # arrives at once, and replanning puts the arrival off for ever.
@@ -168,7 +174,7 @@ class Agent:
 
     def _find_hues(self, goal: Tensor) -> Tensor | None:
         """What there is to attend to in a goal image (1, H, W, 3), for a model that attends."""
-        if not self.model.encoder.config.attends:
+        if not self.model.attends:
             return None
         hues = find_hues(goal)
         if not len(hues):
@@ -227,26 +233,45 @@ class Agent:
 
     @torch.no_grad()
     def refocus(self, observation: Mapping[str, Any]) -> bool:
-        """Turn to another thing, if the one in focus is where the goal image shows it; call it before planning anew.
+        """Turn to another thing, if the hand is free and the one in focus is where the goal image shows it.
 
-        The next is the one that is furthest off; with all in place the focus stays.
+        Call it before planning anew. The next is the one that is furthest off and whose place is not taken by another.
+        With all in place the focus stays. After `patience` plans for one thing another that waits has its turn.
 
         Returns:
             Whether it has changed: the last plan is then of no use.
         """
-        if self._hues is None:
+        if self._hues is None or len(self._hues) == 1:
             return False
         image, proprio = self._checked(observation)
         states = self.model.observe(self._for_each_hue(image), self._for_each_hue(proprio), self._hues)
-        off = self.model.scene_distance(states, self._goals) / torch.maximum(
-            self._open(states), self._open(self._goals)
-        )
-        furthest = int(off.argmax())
-        if furthest == self.focus or off[furthest] <= 1 or (self.trace is not None and off[self.focus] > 1):
-            return False
-        self.focus = furthest
-        self._aim()
-        return True
+        hidden = self.model.scene_distance.spread(states) > HIDDEN * self.model.scene_noise
+        self._places = self.model.place(states).where(~hidden[:, None] | self._places.isnan(), self._places)
+        self._plans_in_focus += 1
+        chosen = self._choose(states)
+        if changed := chosen != self.focus:
+            self.focus = chosen
+            self._aim()
+            self._plans_in_focus = 1
+        self._others = torch.cat([self._places[: self.focus], self._places[self.focus + 1 :]])
+        return changed
+
+    def _choose(self, states: Tensor) -> int:
+        """What to attend to, given the states (Q, D) of all things."""
+        distance, goals, config = self.model.scene_distance, self._goals, self.config
+        open_goals = self._open(goals)
+        off = distance(states, goals) / torch.maximum(self._open(states), open_goals)  # (Q,)
+        if self.trace is not None:
+            in_turn = off[self.focus] > 1 and self._plans_in_focus <= config.patience
+            if in_turn or not hand_is_free(self.model, states[0]):
+                return self.focus
+            off[self.focus] = 1.0  # arranged, or another has its turn
+        taken = distance(goals[:, None], states) <= TAKEN * open_goals[:, None]  # (Q, Q): i's place by j
+        blocked = (taken & ~torch.eye(len(goals), dtype=torch.bool, device=taken.device)).any(1)
+        for waits in (off > 1) & ~blocked, off > 1:
+            if waits.any():
+                return int(off.where(waits, torch.zeros_like(off)).argmax())
+        return self.focus
 
     def _checked(self, observation: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
         """Image (1, H, W, 3) and proprioception (1, P) of an observation."""
@@ -277,12 +302,12 @@ class Agent:
         scene = (self.model.scene_distance(states, goal).clamp_min(self._noise) / self._noise).log()
         details = self._difference(states, goal, c.latent_weight, c.arm_weight)
         energy = scene + (-scene).exp() * details
-        return energy + tool_violation(self.model, c.guardrails, states, start)
+        return energy + tool_violation(self.model, c.guardrails, states, start, self._others)
 
     def subgoal_energy(self, states: Tensor, subgoal: Tensor, start: Tensor | None = None) -> Tensor:
         """Energy to a predicted subgoal (..., D), otherwise as `goal_energy`."""
         difference = self._difference(states, subgoal, 1.0, self.config.subgoal_arm_weight)
-        return difference + tool_violation(self.model, self.config.guardrails, states, start)
+        return difference + tool_violation(self.model, self.config.guardrails, states, start, self._others)
 
     def _difference(self, states: Tensor, target: Tensor, latent_weight: float, arm_weight: float) -> Tensor:
         latent, arm = self.model.split((states - target).square())

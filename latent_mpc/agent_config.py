@@ -41,6 +41,7 @@ class AgentConfig:
         flat: search over `flat_horizon` actions of the flat planner; by default as many predictions as the hierarchy's.
         execute_steps: actions executed of a plan; settle_steps: of one that settles.
         track: between plans, search the rest of the fine plan again from what was seen, towards the same subgoal.
+        patience: plans for one thing among several before another that waits has its turn.
         noise_margin: ε in units of the model's median prediction error over a chunk, or of what the goal image leaves
             open where that is more.
         latent_weight, arm_weight: κ and λ, towards the goal.
@@ -60,6 +61,7 @@ class AgentConfig:
     execute_steps: int = 4
     settle_steps: int = 1
     track: bool = True
+    patience: int = 6
     noise_margin: float = 6.0
     latent_weight: float = 0.01
     arm_weight: float = 0.03
@@ -74,5 +76,5 @@ class AgentConfig:
             raise UnknownNameError("coarse dynamics", self.coarse_dynamics, ["decoded", "macro"])
         if min(self.latent_weight, self.arm_weight, self.subgoal_arm_weight) < 0 or self.noise_margin <= 0:
             raise InvalidInputError("weights must be at least 0, noise_margin positive")
-        if min(self.execute_steps, self.settle_steps, self.coarse_horizon, self.flat_horizon) < 1:
-            raise InvalidInputError("steps and horizons must be at least 1")
+        if min(self.execute_steps, self.settle_steps, self.coarse_horizon, self.flat_horizon, self.patience) < 1:
+            raise InvalidInputError("steps, horizons and patience must be at least 1")

@@ -168,6 +168,42 @@ def train(
         typer.echo(run(settings, data=folders, encoder=encoder, init=init, out=out, seed=seed, device=device))
 
 
+@app.command()
+def attend(
+    overrides: Overrides = None,
+    config: ConfigFile = None,
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="DIR", help="Folder made by `collect` with solo=true; may be given again.  [data/objects]"
+        ),
+    ] = None,
+    weights: Weights = "panda-tabletop",
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the weights and checkpoints.")] = Path(
+        "runs/attentive"
+    ),
+    seed: Seed = 0,
+    device: Device = "auto",
+    show_config: ShowConfig = False,
+) -> None:
+    """Teach a model of one thing to attend to one among many.
+
+    A new encoder learns to see each thing of a cluttered scene, in any looks, as the model's own encoder sees it alone.
+    The rest of the model stays as it is. The same command again goes on where it stopped.
+
+    \b
+    Example:
+        latent-mpc attend --config panda_objects --data data/objects --weights panda-tabletop --out runs/attentive
+    """
+    with reported(out):
+        from latent_mpc.training import AttendConfig
+        from latent_mpc.training import attend as run
+
+        settings = settle(AttendConfig, "attend", config, overrides, show_config)
+        folders = data or [Path("data/objects")]
+        typer.echo(run(settings, data=folders, weights=weights, out=out, seed=seed, device=resolve_device(device)))
+
+
 @app.command("eval")
 def evaluate(
     overrides: Overrides = None,

@@ -24,6 +24,7 @@ from latent_mpc.coverage import PlayStatistics, Rectangle, save_coverage
 from latent_mpc.envs.goal_image import GoalImageEnv
 from latent_mpc.envs.make import is_tabletop, make_env
 from latent_mpc.envs.play import PlayConfig, PlayPolicy
+from latent_mpc.envs.solo import SoloView
 from latent_mpc.envs.tabletop import TabletopConfig, TabletopEnv
 from latent_mpc.practice import Play, PracticePolicy
 from latent_mpc.preview import write_preview
@@ -52,6 +53,7 @@ class CollectConfig:
         agent: how that agent plans.
         num_episodes: episodes that the dataset shall hold in the end.
         episode_length: actions an episode.
+        solo: also record each object as it would look alone, for `latent-mpc attend`; a tabletop environment's only.
     """
 
     env_id: str = "latent_mpc/PickPlace-v0"
@@ -61,12 +63,15 @@ class CollectConfig:
     agent: AgentConfig = field(default_factory=AgentConfig)
     num_episodes: int = 3000
     episode_length: int = 50
+    solo: bool = False
 
     def __post_init__(self) -> None:
         if self.num_episodes < 1 or self.episode_length < 1:
             raise InvalidInputError(
                 f"num_episodes and episode_length must be at least 1, got {self.num_episodes}, {self.episode_length}"
             )
+        if self.solo and not is_tabletop(self.env_id):
+            raise InvalidInputError(f"solo needs a tabletop environment, {self.env_id!r} is none")
 
 
 def collect(
@@ -126,11 +131,20 @@ def collect_episode(env: gymnasium.Env[Any, Any], config: CollectConfig, seed: i
     if config.weights is not None:
         practice = PracticePolicy(_process_agent(config.weights, config.agent), play, rng, config.play.action_noise)
         practice.reset(observation["goal_image"])
-    frames, actions = [(observation, info)], []
+    solo = _solo_view(env.unwrapped) if config.solo else None
+    frames, actions, alone, colours = [(observation, info)], [], [], []
+
+    def look_at_each() -> None:
+        if solo is not None:
+            alone.append(solo.render())
+            colours.append([spec.rgb for spec in env.unwrapped.objects])  # type: ignore[attr-defined]
+
+    look_at_each()
     for _ in range(config.episode_length):
         actions.append(play.act() if practice is None else practice.act(observation))
         observation, _, _, _, info = env.step(actions[-1])
         frames.append((observation, info))
+        look_at_each()
     return Episode(
         image=np.stack([o["image"] for o, _ in frames]),
         proprio=np.stack([o["proprio"] for o, _ in frames]),
@@ -138,6 +152,8 @@ def collect_episode(env: gymnasium.Env[Any, Any], config: CollectConfig, seed: i
         object_positions=np.stack([i["object_positions"] for _, i in frames]).astype(np.float32),
         is_grasped=np.array([i["is_grasped"] for _, i in frames], bool),
         seed=env_seed,
+        solo_image=np.stack(alone) if alone else None,
+        solo_rgb=np.array(colours, np.float32) if colours else None,
     )
 
 
@@ -164,7 +180,7 @@ def _prepare(out: Path, config: CollectConfig, seed: int) -> tuple[DatasetHeader
     header = DatasetHeader(
         env_id=config.env_id,
         env_config=plain(asdict(config.env) if own else env.spec.kwargs if env.spec else {}),
-        play_config=plain(asdict(config.play) | _practice(config)),
+        play_config=plain(asdict(config.play) | _practice(config) | ({"solo": True} if config.solo else {})),
         seed=seed,
         image_size=tuple(spaces["image"].shape[:2]),
         action_dim=actions.shape[0],
@@ -194,6 +210,11 @@ def _process_env(config: CollectConfig) -> gymnasium.Env[Any, Any]:
     env.reset(options={"goal_image": False})  # loads OpenGL, whose own exit handler must come after ours
     atexit.register(env.close)
     return env
+
+
+@functools.cache
+def _solo_view(env: TabletopEnv) -> SoloView:
+    return SoloView(env)
 
 
 def _make_episode(config: CollectConfig, out: Path, seed: int, index: int) -> None:

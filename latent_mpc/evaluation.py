@@ -14,6 +14,7 @@ import json
 import math
 import os
 import platform
+import re
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import NormalDist
@@ -29,7 +30,7 @@ from latent_mpc.agent_config import PLANNERS, AgentConfig
 from latent_mpc.baselines import ExpertAgent, NoOpAgent, RandomAgent
 from latent_mpc.envs import FOREIGN, MAX_EPISODE_STEPS, splits
 from latent_mpc.envs.make import env_id_of, is_tabletop, make_env
-from latent_mpc.envs.tabletop import TabletopConfig
+from latent_mpc.envs.tabletop import DEFAULTS, TabletopConfig
 from latent_mpc.envs.tasks import check_objects
 from latent_mpc.loop import EpisodeResult, run_episode
 from latent_mpc.shipped import weights_folder
@@ -38,6 +39,7 @@ from latent_mpc.workers import run_in_processes
 from latent_mpc.world_model.dataset import plain, write_whole
 
 AGENTS = (*PLANNERS, "no-op", "random", "expert")
+LABEL = re.compile(r"(?P<task>\w+)(:(?P<objects>\d+))?(@(?P<split>[\w-]+))?")
 FIRST_SEED = 1_000_000  # play draws its seeds from all 32-bit numbers: these are 100 of 4 billion
 
 
@@ -47,14 +49,14 @@ class EvalConfig:
 
     Attributes:
         tasks: of Reach, Push, PickPlace, Rearrange, Stack, ClearTable, Reacher, FetchPush, or Gymnasium ids of your own
-            (docs/tasks.md).
+            (docs/tasks.md). One of ours may say with how many objects and in what looks: "PickPlace:4@light".
         agents: "hierarchy", "flat" and "prior" act on the weights; "no-op" and "random" are the floor, "expert" (Reach
             excepted) the ceiling.
         episodes: of each agent on each task.
         workers: parallel processes; 0 for one a core.
         agent: of the planning agents; its `planner` is set by their name.
-        env: must be what the weights were trained on.
-        split: a name in envs/splits.py: looks that no training has seen.
+        env: must be what the weights were trained on; left as it is, each task has its own.
+        split: a name in envs/splits.py, of all tasks that name none: looks that no training has seen.
     """
 
     tasks: tuple[str, ...] = ("Reach", "PickPlace")
@@ -71,20 +73,42 @@ class EvalConfig:
             if not names:
                 raise InvalidInputError(f"name at least one {kind} of {sorted(known)}")
             for name in names:
-                if name not in known and not (kind == "task" and _is_id(name)):
+                plain_name = scene_of(name, self).task if kind == "task" else name
+                if plain_name not in known and not (kind == "task" and _is_id(name)):
                     raise UnknownNameError(kind, name, list(known))
         if self.episodes < 1 or self.workers < 0:
             raise InvalidInputError(
                 f"episodes must be at least 1 and workers at least 0, got {self.episodes}, {self.workers}"
             )
-        ours = [task for task in self.tasks if task in MAX_EPISODE_STEPS]
-        for task in ours:
-            check_objects(task, self.env)
-        splits.check_name(self.split)
+        scenes = [scene_of(task, self) for task in self.tasks]
+        ours = [scene for scene in scenes if scene.task in MAX_EPISODE_STEPS]
+        for scene in ours:
+            check_objects(scene.task, scene.env)
+            splits.check_name(scene.split)
         if "expert" in self.agents and len(ours) < len(self.tasks):
             raise InvalidInputError(f"the expert knows only {sorted(MAX_EPISODE_STEPS)}")
-        if "expert" in self.agents and "Reach" in self.tasks:
+        if "expert" in self.agents and "Reach" in [scene.task for scene in ours]:
             raise InvalidInputError("the expert only moves objects: leave out Reach, or the expert")
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a task's label says: "PickPlace:4@light" is PickPlace with four objects in the looks of a split."""
+
+    task: str
+    env: TabletopConfig
+    split: str | None
+
+
+def scene_of(label: str, config: EvalConfig) -> Scene:
+    """Read a label; an id that is not ours is a task with nothing to say beside."""
+    found = LABEL.fullmatch(label)
+    if found is None or found["task"] not in MAX_EPISODE_STEPS:
+        return Scene(label, config.env, config.split)
+    env = DEFAULTS.get(found["task"], config.env) if config.env == TabletopConfig() else config.env
+    if found["objects"]:
+        env = replace(env, num_objects=int(found["objects"]))
+    return Scene(found["task"], env, found["split"] or config.split)
 
 
 @dataclass(frozen=True)
@@ -239,7 +263,8 @@ def _process_env(task: str, config: TabletopConfig, split: str | None) -> gymnas
 
 
 def _run(config: EvalConfig, weights: str, device: str, job: Job) -> EpisodeResult:
-    env = _process_env(job.task, config.env, config.split)
+    scene = scene_of(job.task, config)
+    env = _process_env(scene.task, scene.env, scene.split)
     return run_episode(env, make_agent(job.agent, env, weights, config.agent, device), seed=job.seed)
 
 
@@ -299,11 +324,13 @@ def _summarise(task: str, agent: str, results: list[EpisodeResult]) -> Row:
 
 def _is_id(task: str) -> bool:
     """Whether it is a Gymnasium id, as against a name of ours."""
-    return "/" in task or ":" in task or "-v" in task
+    return "/" in task or "-v" in task or (":" in task and not LABEL.fullmatch(task))
 
 
 def _markdown(row: Row) -> str:
-    scores_objects = row.task != "Reach" and is_tabletop(env_id_of(row.task))
+    found = LABEL.fullmatch(row.task)
+    env_id = env_id_of(found["task"] if found else row.task)
+    scores_objects = is_tabletop(env_id) and env_id != env_id_of("Reach")
     placed, grasped = ("–", "–") if not scores_objects else (f"{row.placed:.0%}", f"{row.grasped:.0%}")
     return (
         f"| {row.task} | {row.agent} | {row.successes} of {row.episodes} | "

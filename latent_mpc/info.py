@@ -90,7 +90,7 @@ def _parameters(model: WorldModel | KeypointEncoder) -> dict[str, int]:
 def _markdown(facts: dict[str, Any], checkpoint: Checkpoint) -> str:
     parameters, metrics = facts["parameters"], dict(facts["metrics"])
     sizes: dict[str, Any] = {
-        name: checkpoint.config[name] for name in ("encoder", "model") if name in checkpoint.config
+        name: checkpoint.config[name] for name in ("encoder", "attention", "model") if name in checkpoint.config
     }
     sections = [
         f"# {facts['weights']}",

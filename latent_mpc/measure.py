@@ -23,7 +23,6 @@ from tqdm import tqdm
 from latent_mpc.types import InvalidInputError
 from latent_mpc.world_model.dataset import PlayDataset
 from latent_mpc.world_model.encoder import KeypointEncoder
-from latent_mpc.world_model.focus import hues_of_episodes
 from latent_mpc.world_model.model import WorldModel
 from latent_mpc.world_model.probe import Probe, axis_errors, fit_probe
 
@@ -84,7 +83,8 @@ def measure(
         predictions; `surprise`: mean squared one-step errors of the standardised state, against those of predicting
         no change.
     Raises:
-        InvalidInputError: the dataset has no truth, does not fit the model, or its episodes are too short.
+        InvalidInputError: the model attends, or the dataset has no truth, does not fit the model, or its episodes are
+            too short.
     """
     config = config or MeasureConfig()
     _check(model, dataset)
@@ -112,7 +112,9 @@ class _Measuring:
     ) -> None:
         assert dataset.object_positions is not None and dataset.is_grasped is not None
         self.model, self.dataset, self.config, self.seed, self.progress = model, dataset, config, seed, progress
-        self.encoder = model.encoder if isinstance(model, WorldModel) else model
+        encoder = model.encoder if isinstance(model, WorldModel) else model
+        assert isinstance(encoder, KeypointEncoder)
+        self.encoder = encoder
         self.device = self.encoder.grid.device
         self.generator = torch.Generator().manual_seed(seed)
         frames = dataset.clip_starts(0, train_episodes)
@@ -120,9 +122,6 @@ class _Measuring:
         self.held = dataset.clip_starts(0, validation_episodes)
         self.validation_episodes = validation_episodes
         self.positions = torch.from_numpy(dataset.object_positions)  # (F, N, 3)
-        self.hues = None
-        if self.encoder.config.attends:
-            self.hues = hues_of_episodes(torch.from_numpy(dataset.image), dataset.lengths)[:, 0]
         self.grasped = torch.from_numpy(dataset.is_grasped[self.held])
 
     def run(self) -> dict[str, Any]:
@@ -158,9 +157,8 @@ class _Measuring:
         latents = []
         for i in range(0, len(frames), ENCODE_BATCH):
             bar.set_description(f"encode {i}/{len(frames)}")
-            at = frames[i : i + ENCODE_BATCH]
-            looked_for = None if self.hues is None else self.hues[at]
-            latents.append(encoder.encode_all(torch.from_numpy(self.dataset.image[at]), looked_for))
+            images = torch.from_numpy(self.dataset.image[frames[i : i + ENCODE_BATCH]])
+            latents.append(encoder.encode_all(images))
         return torch.cat(latents).to(self.device)
 
     def _fit(self, features: Tensor, bar: tqdm) -> Probe:
@@ -175,7 +173,7 @@ class _Measuring:
             torch.manual_seed(self.seed)  # layers draw their initial weights from torch's own generator
             encoder = KeypointEncoder(self.encoder.config)
         some = self.train[:: -(-len(self.train) // CALIBRATION_FRAMES)]
-        encoder.calibrate(torch.from_numpy(self.dataset.image[some]), None if self.hues is None else self.hues[some])
+        encoder.calibrate(torch.from_numpy(self.dataset.image[some]))
         return encoder.requires_grad_(False).to(self.device)
 
     def _proprio(self, frames: NDArray[np.int64]) -> Tensor:
@@ -273,10 +271,11 @@ def _predictions(model: WorldModel, states: Tensor, actions: Tensor) -> Iterator
 def _check(model: WorldModel | KeypointEncoder, dataset: PlayDataset) -> None:
     if dataset.object_positions is None or dataset.is_grasped is None:
         raise InvalidInputError("load the dataset with_truth=True: measuring needs the objects' true positions")
-    encoder = model.encoder if isinstance(model, WorldModel) else model
-    if encoder.config.attends and dataset.object_positions.shape[1] > 1:
-        raise InvalidInputError("an encoder that attends to one thing is measured on play with one object")
     if isinstance(model, WorldModel):
+        if model.attends:
+            raise InvalidInputError(
+                "a model that attends sees one thing at a time; measure the model whose encoder taught its own"
+            )
         given = dataset.header.proprio_dim, dataset.header.action_dim
         wanted = model.config.proprio_dim, model.config.action_dim
         if given != wanted:

@@ -31,7 +31,8 @@ def image_size(name: str | Path) -> int:
         UnknownNameError: no such weights. InvalidInputError: their header is missing, foreign, or lacks the size.
     """
     folder = weights_folder(name)
-    encoder = read_header(folder).config.get("encoder")
+    config = read_header(folder).config
+    encoder = config.get("attention", config.get("encoder"))
     size = encoder.get("image_size") if isinstance(encoder, dict) else None
     if type(size) is not int or size < 1:
         raise InvalidInputError(f"{folder} does not say its encoder's image_size, but {size!r}")

@@ -18,13 +18,18 @@ from latent_mpc.types import InvalidInputError, WorkspaceSpec
 from latent_mpc.world_model.model import WorldModel
 
 EMPTY_OPENING_M = 0.015  # fingers closer than this hold nothing
-OPEN_M = 0.06  # fingers further apart than this hold nothing either
+OPEN_M = 0.068  # fingers further apart than this hold nothing either
+FREE_HEIGHT_M = 0.09  # a hand that holds nothing this far up touches nothing when it goes elsewhere
 UNIT_M = 0.05  # distances count in units of this
 FREE_M = 0.01  # a sideways step that is no carrying
 DROP_M = 0.05  # what is held may be let go below this height of the tool
 OPENING_M = 0.01  # fingers that open this far in a step let go
 DRAG_WEIGHT, DROP_WEIGHT = 2.0, 3.0
 BLUR_M = 0.004  # softness of the openings' bounds: predictions are not exact
+CROWD_M = 0.035  # between a finger's middle and the middle of a thing beside it: half of each
+CROWD_HEIGHT_M = 0.09  # of the tool: lower down, fingers and what they hold meet what stands there
+CROWD_WEIGHT = 3.0
+FINGER_M = 0.012  # from a pad to its finger's middle
 HAND_M = 0.05  # of the tool's point from a keep-out: what a hand needs around it
 
 
@@ -72,12 +77,15 @@ def tool_keep_outs(model: WorldModel, workspace: WorkspaceSpec) -> tuple[Constra
     return keep_outs(workspace, lambda states: _tool(model, states)[0], HAND_M)
 
 
-def tool_violation(model: WorldModel, config: GuardrailConfig, states: Tensor, start: Tensor | None) -> Tensor:
+def tool_violation(
+    model: WorldModel, config: GuardrailConfig, states: Tensor, start: Tensor | None, others: Tensor | None = None
+) -> Tensor:
     """Weighted violations of predicted states, 0 where the guardrails hold.
 
     Args:
         states: (..., D); a rollout (..., H, D) when `start` is given.
         start: state (D,) that the rollout begins at; None leaves out what needs two states in a row.
+        others: places (J, 3), metres, of things that the fingers shall keep off; see `WorldModel.place`.
     Returns:
         (...), unitless.
     """
@@ -100,7 +108,28 @@ def tool_violation(model: WorldModel, config: GuardrailConfig, states: Tensor, s
         dropped = held * let_go * (position[..., 2] - DROP_M).clamp_min(0.0)
         dragged = shut * (3.0 * depth).clamp_max(1.0) * (sideways - FREE_M).clamp_min(0.0)
         violation = violation + (DRAG_WEIGHT * dragged + DROP_WEIGHT * dropped) / UNIT_M
+    if others is not None:
+        violation = violation + _crowding(model, states, others)
     return config.weight * violation
+
+
+def _crowding(model: WorldModel, states: Tensor, others: Tensor) -> Tensor:
+    """How far fingers and tool of states (..., D), low down, intrude upon things at `others` (J, 3)."""
+    proprio = model.split(states)[1] * model.proprio_std + model.proprio_mean
+    position, opening = proprio[..., :3], proprio[..., -1:]
+    across = torch.stack([-proprio[..., 3], proprio[..., 4]], -1) * (opening / 2 + FINGER_M)
+    middle = position[..., :2]
+    points = torch.stack([middle - across, middle, middle + across], -2)  # (..., 3, 2)
+    gaps = torch.cdist(points.flatten(0, -2), others[:, :2]).unflatten(0, points.shape[:-1])  # (..., 3, J)
+    intrusion = (CROWD_M - gaps).clamp_min(0.0).sum((-1, -2)) / UNIT_M
+    return CROWD_WEIGHT * intrusion * (3.0 * _depth(position[..., 2], CROWD_HEIGHT_M)).clamp_max(1.0)
+
+
+def hand_is_free(model: WorldModel, state: Tensor) -> bool:
+    """Whether the hand of a state (D,) holds nothing, up where it can turn to something else."""
+    position, opening = _tool(model, state)
+    holds = EMPTY_OPENING_M < float(opening) < OPEN_M
+    return not holds and float(position[2]) >= FREE_HEIGHT_M
 
 
 def _tool(model: WorldModel, states: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,25 +1,28 @@
-"""`latent-mpc pretrain` and `latent-mpc train`: datasets in, checkpoints out, progress shown."""
+"""`latent-mpc pretrain`, `train` and `attend`: datasets in, checkpoints out, progress shown."""
 
 from __future__ import annotations
 
 import functools
+import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from tqdm import tqdm
 
 from latent_mpc.shipped import weights_folder
 from latent_mpc.types import InvalidInputError
 from latent_mpc.world_model import pretrain as pretraining
+from latent_mpc.world_model.attention import AttentionConfig, AttentiveEncoder
 from latent_mpc.world_model.checkpoint import config_from_dict, load_checkpoint, load_module
-from latent_mpc.world_model.dataset import PlayDataset
+from latent_mpc.world_model.dataset import PlayDataset, episode_path, read_solo
+from latent_mpc.world_model.distil import DistilConfig, Glimpses, distil
 from latent_mpc.world_model.encoder import EncoderConfig, KeypointEncoder
-from latent_mpc.world_model.focus import hues_of_episodes
-from latent_mpc.world_model.gallery import save_gallery
+from latent_mpc.world_model.gallery import GALLERY_NAME, save_gallery
 from latent_mpc.world_model.model import ModelConfig, WorldModel, load_world_model, save_world_model
 from latent_mpc.world_model.train import Clips, train_heads
 from latent_mpc.world_model.train import TrainConfig as HeadsConfig
@@ -48,6 +51,15 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
+class AttendConfig:
+    """Settings of `latent-mpc attend`: sizes of the attentive encoder, how to teach it, episodes to use (None: all)."""
+
+    attention: AttentionConfig = field(default_factory=AttentionConfig)
+    training: DistilConfig = field(default_factory=DistilConfig)
+    max_episodes: int | None = None
+
+
+@dataclass(frozen=True)
 class EpisodeClips:
     """A play dataset narrowed to some of its episodes, as the trainers want it; nothing is copied."""
 
@@ -65,18 +77,6 @@ class EpisodeClips:
     @property
     def action(self) -> NDArray[np.float32]:
         return self.dataset.action
-
-    @functools.cached_property
-    def hues(self) -> NDArray[np.float32]:
-        """Of the coloured things in each frame's episode, (F, Q), rad; NaN where there are fewer.
-
-        Raises:
-            InvalidInputError: nothing is coloured.
-        """
-        hues = hues_of_episodes(torch.from_numpy(self.dataset.image), self.dataset.lengths).numpy()
-        if not hues.size:
-            raise InvalidInputError("nothing in the play is coloured; set encoder.attends=false")
-        return hues
 
     def clip_starts(self, length: int) -> NDArray[np.int64]:
         """Indices i for which frames i … i + length - 1 lie in one of the episodes."""
@@ -122,7 +122,7 @@ def train(
     Args:
         data: play, and the practice that refines a model.
         encoder: folder that `pretrain` wrote; not read when there is `init`.
-        init: weights to go on from. Only their predictor and macro-actions are trained.
+        init: weights to go on from; their encoder, proprioception head and scene distance stay as they are.
     """
     splits = [load_split(folder, config.max_episodes)[:2] for folder in data]
     for dataset, _ in splits:
@@ -134,9 +134,18 @@ def train(
                 "model.action_dim to match"
             )
     model = _new_model(config.model, encoder, seed) if init is None else _trained_model(config.model, init)
+    if isinstance(model.encoder, AttentiveEncoder):
+        raise InvalidInputError(f"{init} attends: train the model that its encoder was taught by, then attend anew")
     model.requires_grad_(True).encoder.requires_grad_(False)
     model.to(device)
-    clips = Clips.join([encode_clips(model.encoder, dataset, episodes, device) for dataset, episodes in splits])
+    parts: list[Clips] = []
+    for folder, (dataset, episodes) in zip(data, splits, strict=True):
+        if dataset.header.play_config.get("solo"):
+            z, _ = encode_solo(model.encoder, folder, dataset)
+            parts += [_clips(z[:, i], dataset, episodes, device) for i in range(z.shape[1])]
+        else:
+            parts.append(encode_clips(model.encoder, dataset, episodes, device))
+    clips = Clips.join(parts)
     bars: dict[str, tqdm] = {}
 
     def show(stage: str, step: int, steps: int, losses: Mapping[str, float]) -> None:
@@ -154,6 +163,9 @@ def train(
         "heads": asdict(config.training),
     }
     save_world_model(out, model, metrics={}, training=training)
+    if init is not None:
+        shutil.copyfile(weights_folder(init) / GALLERY_NAME, out / GALLERY_NAME)
+        return f"world model written to {out}; next: latent-mpc eval --weights {out}"
     dataset, episodes = splits[0]
     frames = dataset.clip_starts(0, episodes)
     chosen = np.sort(np.random.default_rng(seed).choice(frames, min(GALLERY_FRAMES, len(frames)), replace=False))
@@ -194,37 +206,81 @@ def load_encoder(folder: Path) -> KeypointEncoder:
 def encode_clips(
     encoder: KeypointEncoder, dataset: PlayDataset, episodes: NDArray[np.int64], device: str = "cpu"
 ) -> Clips:
-    """Some episodes of play after the frozen encoder, on `device`; one that attends sees each once for every hue."""
-    clips = EpisodeClips(dataset, episodes)
-    if not encoder.config.attends:
-        return _encode(encoder, clips, np.arange(len(dataset.image)), None, device)
-    seen = [np.flatnonzero(~np.isnan(hues)) for hues in clips.hues.T]
-    return Clips.join([_encode(encoder, clips, f, clips.hues[f, q], device) for q, f in enumerate(seen)])
+    """Some episodes of play after the frozen encoder, on `device`."""
+    parts = np.array_split(dataset.image, -(-len(dataset.image) // 1024))
+    images = tqdm(parts, desc="encode", unit="batch")
+    return _clips(torch.cat([encoder.encode_all(torch.from_numpy(part)) for part in images]), dataset, episodes, device)
 
 
-def _encode(
-    encoder: KeypointEncoder,
-    clips: EpisodeClips,
-    frames: NDArray[np.int64],
-    hues: NDArray[np.float32] | None,
-    device: str,
-) -> Clips:
-    """Whole episodes, given by their frames, after the encoder."""
-    latents = []
-    for index in tqdm(np.array_split(frames, -(-len(frames) // 1024)), desc="encode", unit="batch"):
-        looked_for = None if hues is None else torch.from_numpy(hues[np.searchsorted(frames, index)])
-        latents.append(encoder.encode_all(torch.from_numpy(clips.image[index]), looked_for))
-
-    def starts(length: int) -> NDArray[np.int64]:
-        inside = clips.clip_starts(length)
-        return np.searchsorted(frames, inside[np.isin(inside, frames)])
-
+def _clips(z: Tensor, dataset: PlayDataset, episodes: NDArray[np.int64], device: str) -> Clips:
     return Clips(
-        z=torch.cat(latents).to(device),
-        proprio=torch.from_numpy(clips.proprio[frames]).to(device),
-        action=torch.from_numpy(clips.action[frames]).to(device),
-        starts=starts,
+        z=z.to(device),
+        proprio=torch.from_numpy(dataset.proprio).to(device),
+        action=torch.from_numpy(dataset.action).to(device),
+        starts=EpisodeClips(dataset, episodes).clip_starts,
     )
+
+
+def encode_solo(encoder: KeypointEncoder, folder: Path, dataset: PlayDataset) -> tuple[Tensor, Tensor]:
+    """What the frozen encoder sees when each object is alone, (F, N, Z), and the objects' colours (F, N, 3).
+
+    Raises:
+        InvalidInputError: the dataset was collected without solo=true, or an episode is damaged.
+    """
+    latents, colours = [], []
+    for index in tqdm(dataset.episodes, desc=f"encode {folder.name}", unit="episode"):
+        images, rgb = map(torch.from_numpy, read_solo(episode_path(folder, int(index))))
+        latents.append(encoder.encode_all(images.flatten(0, 1)).unflatten(0, images.shape[:2]))
+        colours.append(rgb)
+    return torch.cat(latents), torch.cat(colours)
+
+
+def attend(config: AttendConfig, *, data: Sequence[Path], weights: str, out: Path, seed: int, device: str) -> str:
+    """Teach a world model to attend to one thing among many, and write it to `out`; returns what to tell the user.
+
+    Args:
+        data: play that shows its objects alone, too.
+        weights: a model that knows one object; all of it but its encoder stays as it is.
+    """
+    model, _ = load_world_model(weights_folder(weights))
+    if isinstance(model.encoder, AttentiveEncoder):
+        raise InvalidInputError(f"{weights} attends already: give the model that its encoder was taught by")
+    looks: list[Glimpses] = []
+    at = 0
+    for folder in data:
+        dataset, episodes, _ = load_split(folder, config.max_episodes)
+        z, rgb = encode_solo(model.encoder, folder, dataset)
+        frames = torch.from_numpy(dataset.clip_starts(0, episodes))
+        looks += [
+            Glimpses(
+                image=torch.from_numpy(dataset.image) if i == 0 else torch.empty(0, *dataset.image.shape[1:]).byte(),
+                proprio=torch.from_numpy(dataset.proprio) if i == 0 else torch.empty(0, dataset.proprio.shape[1]),
+                frame=at + frames,
+                rgb=rgb[frames, i],
+                z=z[frames, i],
+            )
+            for i in range(z.shape[1])
+        ]
+        at += len(dataset.image)
+    glimpses = Glimpses(*(torch.cat([getattr(g, f.name) for g in looks]) for f in fields(Glimpses)))
+    with tqdm(total=config.training.fit.steps, desc="attend", unit="step") as bar:
+        encoder = distil(
+            glimpses,
+            model,
+            config.attention,
+            config.training,
+            seed=seed,
+            folder=out / "stages" / "attention",
+            device=device,
+            progress=functools.partial(_show, bar),
+        )
+    attentive = WorldModel(config.attention, model.config)
+    of_the_model = {k: v for k, v in model.state_dict().items() if not k.startswith("encoder.")}
+    attentive.load_state_dict(of_the_model | {f"encoder.{k}": v for k, v in encoder.state_dict().items()})
+    training = {"seed": seed, "taught_by": weights, "looks": len(glimpses.frame), "distil": asdict(config.training)}
+    save_world_model(out, attentive, metrics={}, training=training)
+    shutil.copyfile(weights_folder(weights) / GALLERY_NAME, out / GALLERY_NAME)
+    return f"world model written to {out}; next: latent-mpc eval --weights {out} 'tasks=[PickPlace]' env.num_objects=4"
 
 
 def _show(bar: tqdm, step: int, losses: Mapping[str, float]) -> None:

@@ -11,6 +11,7 @@ from latent_mpc.agent import Agent
 from latent_mpc.agent_config import AgentConfig, SearchConfig
 from latent_mpc.tool_guardrails import GuardrailConfig
 from latent_mpc.types import InvalidInputError, UnknownNameError
+from latent_mpc.world_model.attention import AttentionConfig
 from latent_mpc.world_model.encoder import EncoderConfig
 from latent_mpc.world_model.model import ModelConfig, WorldModel, save_world_model
 
@@ -199,6 +200,7 @@ def test_load_agent_refuses(tmp_path, model):
         lambda: AgentConfig(arm_weight=-1.0),
         lambda: AgentConfig(execute_steps=0),
         lambda: AgentConfig(noise_margin=0.0),
+        lambda: AgentConfig(patience=0),
         lambda: SearchConfig(10, 0),
         lambda: SearchConfig(10, 1, 0.0),
         lambda: GuardrailConfig(weight=-1.0),
@@ -219,3 +221,274 @@ def test_an_arranged_scene_is_planned_for_directly(model, observation):
     finally:
         model.scene_noise.zero_()
     assert agent.trace.subgoal is None and agent.trace.predicted_energy.shape == (5,)
+
+
+# ---- one thing among many ----
+
+FREE, HOLDING, LOW = ((0.4, 0.0, z, 0.0, 1.0, opening) for z, opening in ((0.2, 0.08), (0.2, 0.04), (0.02, 0.08)))
+GOALS = torch.tensor([[0.0, 0.0], [100.0, 0.0], [200.0, 0.0]])
+OFF = [torch.tensor([0.0, 9.0]), torch.tensor([0.0, 16.0]), torch.tensor([0.0, 4.0])]  # from their goals
+
+
+class FlatDistance(torch.nn.Module):
+    """Squared distance of the states' first two entries; 1 counts as arranged. The third says what is left open."""
+
+    def forward(self, state, other):
+        return (state - other)[..., :2].square().sum(-1)
+
+    def spread(self, state):
+        return state[..., 2]
+
+
+def paint(count):
+    """A goal image with squares of `count` colours, the first the largest."""
+    image = np.full((32, 32, 3), 160, np.uint8)
+    for i, rgb in enumerate([(220, 20, 20), (20, 200, 20), (20, 20, 220)][:count]):
+        image[10 * i : 10 * i + 9 - i, 10 * i : 10 * i + 9 - i] = rgb
+    return image
+
+
+class Table:
+    """An agent that attends, in front of things in the plane of which it is told where each is."""
+
+    def __init__(self, count=3, **settings):
+        torch.manual_seed(0)
+        attention = AttentionConfig(image_size=32, channels=(4, 4), num_keypoints=2, hidden=8, latent_dim=8)
+        self.model = WorldModel(attention, ModelConfig(head_width=8, predictor_width=8, macro_dim=3, macro_width=8))
+        self.model.requires_grad_(False).scene_distance = FlatDistance()
+        self.model.scene_noise.fill_(1.0)
+        self.model.observe_goal = lambda images, hues: self._states(GOALS, hues)
+        self.model.observe = lambda images, proprio, hues: self._states(self.places, hues, proprio)
+        self.model.place = lambda states: states[..., [0, 1, 3]]
+        self.places, self.open = GOALS.clone(), torch.zeros(3)
+        self.hand = FREE
+        self.agent = Agent(self.model, AgentConfig(**(SMALL | settings)))
+        self.agent.reset(paint(count), seed=0)
+        assert len(self.agent._hues) == count
+
+    def _states(self, places, hues, proprio=None):
+        states = torch.zeros(len(hues), 14)
+        index = [int((self.agent._hues - hue).abs().argmin()) for hue in hues]
+        states[:, :2] = places[index]
+        states[:, 2] = 0.0 if proprio is None else self.open[index]
+        if proprio is not None:
+            states[:, 8:] = proprio
+        return states
+
+    def refocus(self):
+        """Turn, and plan; whether it has turned."""
+        observation = {"image": np.zeros((32, 32, 3), np.uint8), "proprio": np.array(self.hand, np.float32)}
+        turned = self.agent.refocus(observation)
+        self.agent.trace = object()  # there is a plan now
+        assert torch.equal(self.agent._goal[0, :2], GOALS[self.agent.focus])
+        return turned
+
+
+@pytest.fixture
+def table():
+    return Table()
+
+
+def test_it_begins_with_what_is_furthest_off(table):
+    table.places += torch.stack(OFF)
+    assert table.refocus() and table.agent.focus == 1
+    table = Table()
+    table.places[0, 1] = 9.0
+    assert not table.refocus() and table.agent.focus == 0  # where it looks already
+
+
+def test_with_all_in_place_the_focus_stays(table):
+    table.places[1:] += 0.7  # as near as counts as arranged
+    assert [table.refocus() for _ in range(9)] == [False] * 9 and table.agent.focus == 0
+
+
+def test_turning_away_drops_the_plan(table):
+    table.places += torch.stack(OFF)
+    horizon, macro = table.agent._horizon, table.agent._macro
+    table.refocus()
+    assert table.agent._horizon is not horizon and table.agent._macro is not macro
+    horizon = table.agent._horizon
+    assert not table.refocus() and table.agent._horizon is horizon
+
+
+def test_it_goes_from_one_thing_to_the_next_by_distance(table):
+    table.places += torch.stack(OFF)
+    order = []
+    for _ in range(3):
+        assert table.refocus()
+        order.append(table.agent.focus)
+        assert not table.refocus()  # not there yet
+        table.places[table.agent.focus] = GOALS[table.agent.focus]
+    assert order == [1, 0, 2]
+    assert not table.refocus() and table.agent.focus == 2
+
+
+@pytest.mark.parametrize("hand", [HOLDING, LOW])
+def test_it_stays_while_the_hand_holds_or_is_low(hand, table):
+    table.places += torch.stack(OFF)
+    table.refocus()
+    table.places[1], table.hand = GOALS[1], hand
+    assert [table.refocus() for _ in range(20)] == [False] * 20 and table.agent.focus == 1
+    table.hand = FREE
+    assert table.refocus() and table.agent.focus == 0
+
+
+def test_what_has_its_place_taken_waits(table):
+    """The second thing is by far the furthest off, but the third one lies where it shall go."""
+    table.places[1] += torch.tensor([0.0, 500.0])
+    table.places[2] = GOALS[1] + 1.0
+    assert table.refocus() and table.agent.focus == 2
+    table.places[2] = GOALS[2]
+    assert table.refocus() and table.agent.focus == 1
+
+
+@pytest.mark.parametrize(("beside", "first"), [(1.9, 2), (2.1, 1)])
+def test_a_place_is_taken_by_what_is_nearer_than_twice_what_counts_as_arranged(beside, first, table):
+    table.places[1] += torch.tensor([0.0, 500.0])
+    table.places[2] = GOALS[1] + torch.tensor([beside**0.5, 0.0])
+    assert table.refocus() and table.agent.focus == first
+
+
+def test_a_thing_does_not_block_itself(table):
+    """1.5 off it is not arranged, and nearer to its place than what takes one; of the two it is not the furthest."""
+    table.places[1, 1] += 1.5**0.5
+    table.places[2, 1] += 3.0**0.5
+    assert table.refocus() and table.agent.focus == 2
+    table.places[2] = GOALS[2]
+    assert table.refocus() and table.agent.focus == 1
+
+
+def test_where_all_that_wait_block_each_other_one_goes_nevertheless(table):
+    """Two things change places; the third is where it shall be."""
+    table.places[0], table.places[1] = GOALS[1] + 0.5, GOALS[0]
+    assert not table.refocus() and table.agent.focus == 0
+    table = Table()
+    table.places[0], table.places[1] = GOALS[1], GOALS[0] - 0.5
+    assert table.refocus() and table.agent.focus == 1
+
+
+def test_patience_gives_another_its_turn_and_the_first_one_later_again():
+    table = Table(patience=3)
+    table.places += torch.stack(OFF)
+    table.places[2] = GOALS[2]
+    foci = []
+    for _ in range(12):
+        table.refocus()
+        foci.append(table.agent.focus)
+    assert foci == [1] * 3 + [0] * 3 + [1] * 3 + [0] * 3
+
+
+def test_patience_counts_for_the_thing_in_focus_from_the_start_as_well():
+    table = Table(patience=3)
+    table.places[:2] += torch.stack(OFF)[[1, 0]]
+    foci = []
+    for _ in range(6):
+        table.refocus()
+        foci.append(table.agent.focus)
+    assert foci == [0] * 3 + [1] * 3
+
+
+@pytest.mark.parametrize("hand", [HOLDING, LOW])
+def test_patience_does_not_let_go(hand):
+    table = Table(patience=1)
+    table.places += torch.stack(OFF)
+    table.refocus()
+    table.hand = hand
+    assert not any(table.refocus() for _ in range(10))
+    table.hand = FREE
+    assert table.refocus() and table.agent.focus == 0
+
+
+def test_patience_is_endless_where_nothing_else_waits():
+    table = Table(patience=1)
+    table.places[1] += 5.0
+    table.refocus()
+    assert not any(table.refocus() for _ in range(10)) and table.agent.focus == 1
+
+
+def test_it_knows_where_the_others_are(table):
+    table.places += torch.stack(OFF)
+    for _ in range(3):
+        table.refocus()
+        others = [i for i in range(3) if i != table.agent.focus]
+        assert torch.equal(table.agent._others[:, :2], table.places[others])
+        table.places[table.agent.focus] = GOALS[table.agent.focus]
+
+
+def test_what_is_hidden_is_where_it_was_seen_last(table):
+    table.places[1] += 50.0  # in focus all the time
+    table.open[2] = 10.1  # hidden from the start: a guess is better than nothing
+    table.refocus()
+    before = table.places.clone()
+    assert torch.equal(table.agent._others[:, :2], before[[0, 2]])
+    table.places[[0, 2]] += 1.0
+    table.open[0] = 9.9
+    table.refocus()
+    assert torch.equal(table.agent._others[0, :2], table.places[0])
+    assert torch.equal(table.agent._others[1, :2], before[2])
+    table.open[2] = 0.0
+    table.refocus()
+    assert torch.equal(table.agent._others[:, :2], table.places[[0, 2]]) and table.agent.focus == 1
+    table.agent.reset(paint(3), seed=0)
+    assert table.agent._others is None
+
+
+def test_it_plans_round_the_others():
+    """Where a finger would come down upon another thing, both energies are higher by the guardrail's part."""
+    table = Table(guardrails=GuardrailConfig())
+    table.places[0] = torch.tensor([0.5, 0.052])
+    table.places[1] += 50.0
+    states = torch.zeros(2, 14)
+    states[:, 8:] = torch.tensor(LOW)
+    states[0, 8], states[1, 8] = 0.5, 0.6
+    before = table.agent.goal_energy(states), table.agent.subgoal_energy(states, states[0])
+    table.refocus()
+    table.agent.focus = 0  # for the same goal as before
+    table.agent._aim()
+    after = table.agent.goal_energy(states), table.agent.subgoal_energy(states, states[0])
+    for one, other in zip(before, after, strict=True):
+        torch.testing.assert_close(other - one, torch.tensor([2.1, 0.0]), atol=1e-3, rtol=0)
+
+
+def test_one_thing_is_never_turned_away_from():
+    table = Table(count=1, patience=1)
+    table.places[0] += 5.0
+    table.model.observe = None  # nor looked at for this
+    assert not any(table.refocus() for _ in range(10)) and table.agent.focus == 0
+
+
+def test_a_model_that_sees_all_at_once_has_one_focus(model, observation):
+    agent = Agent(model, AgentConfig(**SMALL, patience=1))
+    agent.reset(observation["goal_image"], seed=3)
+    assert not any(agent.refocus(observation) for _ in range(3)) and agent.focus == 0
+
+
+def test_each_plan_is_for_what_is_in_focus():
+    """On random weights: `act` turns by itself, plans from the state of what is in focus, and repeats by its seed."""
+    torch.manual_seed(0)
+    attention = AttentionConfig(image_size=32, channels=(4, 4), num_keypoints=4, hidden=16, latent_dim=8)
+    model = WorldModel(attention, ModelConfig(head_width=16, predictor_width=16, macro_dim=3, macro_width=16))
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    for parameter in model.scene_distance.log_spread.parameters():  # nothing is left open: nothing is arranged
+        torch.nn.init.zeros_(parameter)
+    model.requires_grad_(False)
+    seen = {"image": paint(3)[::-1].copy(), "proprio": np.array(FREE, np.float32)}
+    agent, runs = Agent(model, AgentConfig(**SMALL, patience=1)), []
+    for _ in range(2):
+        agent.reset(paint(3), seed=3)
+        actions, foci = [], []
+        for _ in range(8):
+            actions.append(agent.act(seen))
+            foci.append(agent.focus)
+            hue = agent._hues[agent.focus, None]
+            state = model.observe(*(torch.from_numpy(seen[k])[None] for k in ("image", "proprio")), hue)[0]
+            np.testing.assert_allclose(agent.trace.state, state.numpy(), rtol=1e-5, atol=1e-5)
+        runs.append(np.array(actions))
+    np.testing.assert_array_equal(*runs)
+    assert len(set(foci)) > 1 and foci[::2] == foci[1::2]  # it turns between plans of two steps alone
+
+
+def test_a_goal_without_anything_coloured_is_refused(table):
+    with pytest.raises(InvalidInputError, match="shows nothing coloured"):
+        table.agent.reset(paint(0))

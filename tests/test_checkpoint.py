@@ -147,7 +147,7 @@ def test_files_of_another_writer_are_told(folder: Path) -> None:
 def test_configs_from_plain_values() -> None:
     values = yaml.safe_load("{image_size: 32, channels: [4, 8]}")
     assert config_from_dict(EncoderConfig, values) == EncoderConfig(image_size=32, channels=(4, 8))
-    with pytest.raises(InvalidInputError, match=r"has no keys \['width'\]; it has \['attends', 'image_size'"):
+    with pytest.raises(InvalidInputError, match=r"has no keys \['width'\]; it has \['image_size', 'channels'"):
         config_from_dict(EncoderConfig, {"width": 3})
 
 

@@ -19,10 +19,12 @@ import pytest
 from latent_mpc.collect import CollectConfig, collect
 from latent_mpc.coverage import Track, play_statistics
 from latent_mpc.envs.play import PlayConfig
-from latent_mpc.envs.tabletop import TabletopConfig
+from latent_mpc.envs.solo import SoloView
+from latent_mpc.envs.splits import is_unseen
+from latent_mpc.envs.tabletop import RandomisationConfig, TabletopConfig, TabletopEnv
 from latent_mpc.types import InvalidInputError, LatentMPCError
 from latent_mpc.world_model import dataset
-from latent_mpc.world_model.dataset import PlayDataset, episode_paths, read_episode, read_header
+from latent_mpc.world_model.dataset import PlayDataset, episode_paths, read_episode, read_header, read_solo
 
 CONFIG = CollectConfig(env=TabletopConfig(image_size=16, supersample=1), num_episodes=4, episode_length=4)
 SCRIPT = """
@@ -112,6 +114,63 @@ def test_a_folder_made_with_other_settings_is_refused_untouched(collected, confi
     with pytest.raises(InvalidInputError, match=rf"other settings \(.*{word}"):
         collect(config, out=out, seed=seed, workers=1, progress=False)
     assert {p.name: p.read_bytes() for p in out.iterdir()} == before
+
+
+LOOKS = RandomisationConfig(light=0.3, table_colour=0.2, table_texture=True, object_colour=True, every_step=True)
+
+
+def test_objects_are_shown_alone_too_and_the_play_is_the_same(tmp_path):
+    env = TabletopConfig(num_objects=2, image_size=16, supersample=1, randomisation=LOOKS)
+    config = replace(CONFIG, env=env, num_episodes=2)
+    run(config, tmp_path / "without")
+    run(replace(config, solo=True), tmp_path / "with")
+    assert_same_episodes(tmp_path / "with", tmp_path / "without", 2)
+    assert read_header(tmp_path / "with").play_config["solo"] is True
+    assert "solo" not in read_header(tmp_path / "without").play_config
+    for index in range(2):
+        images, rgb = read_solo(dataset.episode_path(tmp_path / "with", index))
+        assert images.shape == (5, 2, 16, 16, 3) and images.dtype == np.uint8
+        assert rgb.shape == (5, 2, 3) and rgb.dtype == np.float32
+        assert len(np.unique(rgb.reshape(10, 3), axis=0)) == 10  # each object has another colour at each step
+        assert not any(map(is_unseen, rgb.reshape(10, 3)))
+        with pytest.raises(InvalidInputError, match="collect with solo=true"):
+            read_solo(dataset.episode_path(tmp_path / "without", index))
+    with pytest.raises(InvalidInputError, match=r"other settings \(.*play_config"):
+        run(config, tmp_path / "with")
+
+
+def test_pictures_alone_and_colours_are_of_their_own_frame(tmp_path):
+    """Where the cube alone is red, the frame has the recorded colour, up to the lamp's brightness."""
+    looks = replace(LOOKS, light=0.1, table_texture=False)
+    env = TabletopConfig(image_size=32, randomisation=looks)
+    run(replace(CONFIG, env=env, num_episodes=2, episode_length=8, solo=True), tmp_path)
+    compared = 0
+    for index in range(2):
+        frames = read_episode(dataset.episode_path(tmp_path, index)).image
+        for frame, alone, rgb in zip(frames, *read_solo(dataset.episode_path(tmp_path, index)), strict=True):
+            r, g, b = np.moveaxis(alone[0].astype(int), -1, 0)
+            red = (r > 4 * g) & (r > 4 * b) & (r > 60)
+            if red.sum() < 4:
+                continue  # behind the hand
+            compared += 1
+            shown = frame[red].mean(0)
+            assert shown @ rgb[0] / np.linalg.norm(shown) / np.linalg.norm(rgb[0]) > 0.99
+    assert compared > 12
+
+
+def test_the_first_picture_alone_is_that_of_the_episodes_own_seed(tmp_path):
+    env = TabletopConfig(num_objects=2, image_size=16, supersample=1, shapes=("cup", "plate"))
+    run(replace(CONFIG, env=env, num_episodes=1, solo=True), tmp_path)
+    again = TabletopEnv("PickPlace", env)
+    again.reset(seed=read_episode(dataset.episode_path(tmp_path, 0)).seed, options={"goal_image": False})
+    np.testing.assert_array_equal(read_solo(dataset.episode_path(tmp_path, 0))[0][0], SoloView(again).render())
+    again.close()
+
+
+@pytest.mark.parametrize("env_id", ["latent_mpc/Reacher-v0", "somebodys:Own-v0"])
+def test_only_a_tabletop_shows_its_objects_alone(env_id):
+    with pytest.raises(InvalidInputError, match=f"solo needs a tabletop environment, '{env_id}' is none"):
+        replace(CONFIG, env_id=env_id, solo=True)
 
 
 def test_an_unknown_environment_is_refused_with_the_known_ones(tmp_path):

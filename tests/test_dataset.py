@@ -20,6 +20,7 @@ from latent_mpc.world_model.dataset import (
     episode_path,
     read_episode,
     read_header,
+    read_solo,
     write_episode,
     write_header,
 )
@@ -65,6 +66,47 @@ def test_play_without_truth_is_read_and_loaded_and_says_so_where_truth_is_asked_
     assert len(PlayDataset.load(directory, progress=False).action) == sum(LENGTHS) + 3
     with pytest.raises(InvalidInputError, match="nobody knows"):
         PlayDataset.load(directory, with_truth=True, progress=False)
+
+
+def make_solo(seed: int, length: int) -> Episode:
+    rng = np.random.default_rng(seed + 100)
+    return replace(
+        make_episode(seed, length),
+        solo_image=rng.integers(0, 256, (length + 1, 2, 8, 6, 3), dtype=np.uint8),
+        solo_rgb=rng.random((length + 1, 2, 3), np.float32),
+    )
+
+
+def test_pictures_of_each_object_alone_come_back_bit_for_bit(directory):
+    written = make_solo(1, 7)
+    write_episode(directory, 1, written)
+    image, rgb = read_solo(episode_path(directory, 1))
+    np.testing.assert_array_equal(image, written.solo_image)
+    np.testing.assert_array_equal(rgb, written.solo_rgb)
+    assert image.dtype == np.uint8 and rgb.dtype == np.float32
+    read = read_episode(episode_path(directory, 1))
+    for name in ("image", "proprio", "action", "object_positions", "is_grasped", "solo_image", "solo_rgb"):
+        np.testing.assert_array_equal(getattr(read, name), getattr(written, name))
+    with h5py.File(episode_path(directory, 1)) as file:
+        assert sorted(file) == ["action", "image", "proprio", "solo", "truth"]
+        assert file["solo/image"].chunks == (1, 2, 8, 6, 3) and file["solo/image"].compression == "lzf"
+    data = PlayDataset.load(directory, with_truth=True, progress=False)  # goes on without them
+    np.testing.assert_array_equal(data.image[data.episode_index == 1], written.image)
+
+
+def test_an_episode_without_them_says_so(directory):
+    with pytest.raises(InvalidInputError, match=r"episode_000001.h5 does not show the objects alone; .*solo=true"):
+        read_solo(episode_path(directory, 1))
+    os.truncate(episode_path(directory, 1), 500)
+    with pytest.raises(InvalidInputError, match="no whole episode"):
+        read_solo(episode_path(directory, 1))
+
+
+@pytest.mark.parametrize("name", ["solo_image", "solo_rgb"])
+def test_there_is_a_picture_alone_for_each_frame(name):
+    episode = make_solo(0, 4)
+    with pytest.raises(InvalidInputError, match="4 actions needs 5 frames"):
+        replace(episode, **{name: getattr(episode, name)[1:]})
 
 
 def test_the_file_layout_is_the_documented_one(directory):

@@ -11,7 +11,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 import latent_mpc  # noqa: F401  (registers the environments)
-from latent_mpc.envs import MAX_EPISODE_STEPS, scene
+from latent_mpc.envs import MAX_EPISODE_STEPS, scene, splits
 from latent_mpc.envs.play import PlayConfig, PlayPolicy, ScriptedExpert
 from latent_mpc.envs.tabletop import RandomisationConfig, TabletopConfig
 from latent_mpc.types import InvalidInputError, UnknownNameError
@@ -160,11 +160,106 @@ def test_any_object_may_move_and_only_the_goal_image_says_which(make):
 
 def test_randomisation_changes_looks_only_when_asked(make):
     plain = make()
-    wild = make(config=TabletopConfig(randomisation=RandomisationConfig(0.3, 0.2, True, 3.0, 0.02)))
+    looks = RandomisationConfig(light=0.3, table_colour=0.2, object_colour=True, camera_deg=3.0, camera_m=0.02)
+    wild = make(config=TabletopConfig(randomisation=looks))
     options = {"object_poses": [[0.5, 0, 0.02, 0]], "arm_pose": [0.4, 0, 0.2, 0], "goal_image": False}
     images = [[e.reset(seed=s, options=options)[0]["image"] for s in (1, 2)] for e in (plain, wild)]
     np.testing.assert_array_equal(*images[0])
     assert np.abs(images[1][0].astype(int) - images[1][1]).mean() > 2
+
+
+LOOKS = ("geom_rgba", "geom_matid", "light_pos", "light_diffuse", "cam_pos", "cam_quat")
+EACH = {
+    "light": (0.3, {"light_pos", "light_diffuse"}, {"lamp"}),
+    "table_colour": (0.2, {"geom_rgba"}, {"table"}),
+    "table_texture": (True, {"geom_matid"}, {"table"}),
+    "object_colour": (True, {"geom_rgba"}, {"object0", "object1"}),
+    "camera_deg": (3.0, {"cam_quat"}, {"front"}),
+    "camera_m": (0.02, {"cam_pos"}, {"front"}),
+}
+
+
+def named(model, kind, index):
+    return {"geom": model.geom, "light": model.light, "cam": model.camera}[kind](index).name
+
+
+@pytest.mark.parametrize("name", EACH)
+def test_each_randomisation_draws_its_own_looks_anew_at_each_step_and_moves_nothing(name, make):
+    """Physics is bit for bit that of looks drawn once an episode, whatever was drawn before."""
+    value, arrays, owners = EACH[name]
+
+    def made(every_step):
+        looks = RandomisationConfig(every_step=every_step, **{name: value})
+        return make(config=TabletopConfig(num_objects=2, image_size=16, randomisation=looks)).unwrapped
+
+    once, each = made(False), made(True)
+    each.reset(seed=8)
+    for env in (once, each):
+        env.reset(seed=3)
+    first = {a: getattr(each.model, a).copy() for a in LOOKS}
+    seen, changed, whose = [], set(), set()
+    for action in np.random.default_rng(0).uniform(-1, 1, (12, 5)).astype(np.float32):
+        before = [getattr(once.model, a).tobytes() for a in LOOKS]
+        (one, *_, info), (other, *_, info_too) = once.step(action), each.step(action)
+        assert [getattr(once.model, a).tobytes() for a in LOOKS] == before
+        np.testing.assert_array_equal(once.data.qpos, each.data.qpos)
+        np.testing.assert_array_equal(one["proprio"], other["proprio"])
+        np.testing.assert_array_equal(one["goal_image"], other["goal_image"])
+        np.testing.assert_array_equal(info["object_positions"], info_too["object_positions"])
+        seen.append(b"".join(getattr(each.model, a).tobytes() for a in LOOKS))
+        for a in LOOKS:
+            rows = np.flatnonzero((getattr(each.model, a) != first[a]).reshape(len(first[a]), -1).any(1))
+            changed |= {a} if len(rows) else set()
+            whose |= {named(each.model, a.split("_")[0], int(i)) for i in rows}
+    assert (changed, whose) == (arrays, owners)
+    assert len(set(seen)) == 12 or (name == "table_texture" and len(set(seen)) > 4)
+
+
+@pytest.mark.parametrize("name", ["light", "table_colour", "camera_deg", "camera_m"])
+def test_an_episode_is_laid_out_as_without_randomisation(name, make):
+    looks = RandomisationConfig(every_step=True, **{name: EACH[name][0]})
+    plain, wild = (
+        make(config=TabletopConfig(num_objects=2, image_size=16, randomisation=r)).unwrapped
+        for r in (RandomisationConfig(), looks)
+    )
+    for env in (plain, wild):
+        env.reset(seed=3)
+    for action in np.random.default_rng(0).uniform(-1, 1, (4, 5)).astype(np.float32):
+        one, other = plain.step(action)[0], wild.step(action)[0]
+        np.testing.assert_array_equal(plain.data.qpos, wild.data.qpos)
+        assert (one["image"] != other["image"]).mean() > 0.1
+
+
+def test_looks_of_each_step_follow_from_the_seed(make):
+    looks = RandomisationConfig(0.3, 0.2, True, True, 3.0, 0.02, every_step=True)
+    env, other = (make(config=TabletopConfig(num_objects=2, image_size=16, randomisation=looks)) for _ in range(2))
+    other.reset(seed=99), other.step(np.zeros(5, np.float32))  # whatever went before leaves no trace
+    env.reset(seed=7), other.reset(seed=7)
+    for action in np.random.default_rng(0).uniform(-1, 1, (4, 5)).astype(np.float32):
+        np.testing.assert_array_equal(env.step(action)[0]["image"], other.step(action)[0]["image"])
+
+
+@pytest.mark.parametrize("name", EACH)
+def test_a_step_shows_the_looks_that_were_drawn_for_it(name, make):
+    looks = RandomisationConfig(every_step=True, **{name: EACH[name][0]})
+    env = make(config=TabletopConfig(num_objects=2, image_size=16, randomisation=looks)).unwrapped
+    env.reset(seed=3)
+    for _ in range(3):
+        image = env.step(np.zeros(5, np.float32))[0]["image"]
+        mujoco.mj_camlight(env.model, env.data)
+        np.testing.assert_array_equal(env._observe_image(), image)
+
+
+def test_half_of_the_tables_have_a_pattern_and_all_patterns_come_up(make):
+    looks = RandomisationConfig(table_texture=True, every_step=True)
+    env = make(config=TabletopConfig(image_size=8, supersample=1, randomisation=looks)).unwrapped
+    table, found = env.model.geom("table").id, []
+    for seed in range(200):
+        env.reset(seed=seed, options={"goal_image": False})
+        found.append(int(env.model.geom_matid[table]))
+    assert 0.4 < np.mean(np.array(found) >= 0) < 0.6
+    assert len(set(found)) == 1 + len(splits.training_textures())
+    assert {env.model.material(i).name for i in set(found) - {-1}} == set(splits.training_textures())
 
 
 def test_panda_kinematics_match_the_published_table():

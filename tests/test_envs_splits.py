@@ -60,7 +60,7 @@ def test_what_reaches_a_split_is_found_out():
     def reached(**randomisation):
         return splits.reached_by(TabletopConfig(randomisation=RandomisationConfig(**randomisation)))
 
-    assert reached(light=0.3, table_colour=0.2, object_colour=True) == []
+    assert reached(light=0.3, table_colour=0.2, table_texture=True, object_colour=True, every_step=True) == []
     assert reached(camera_deg=1.0) == reached(camera_m=0.01) == ["camera-jitter"]
     assert reached(light=0.35) == ["light"]
 
@@ -82,6 +82,79 @@ def test_random_colours_leave_out_the_unseen_hues(make):
         colours += [o.rgb for o in env.objects]
     assert not any(map(splits.is_unseen, colours))
     assert np.std(colours, axis=0).min() > 0.15
+
+
+def hues_deg(colours):
+    return np.array([360 * colorsys.rgb_to_hsv(*rgb)[0] for rgb in colours])
+
+
+def least_gap_deg(colours):
+    """Between neighbours on the circle of hues."""
+    hues = np.sort(hues_deg(colours))
+    return np.diff(hues, append=hues[0] + 360).min()
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_random_colours_keep_apart_while_there_is_room(count):
+    """Beside the three arcs of 30 degrees that are unseen, four hues always have room."""
+    many = [splits.random_colours(np.random.default_rng(seed), count) for seed in range(1000)]
+    assert all(len(colours) == count for colours in many)
+    assert not any(splits.is_unseen(rgb) for colours in many for rgb in colours)
+    saturation, value = np.array([colorsys.rgb_to_hsv(*rgb)[1:] for colours in many for rgb in colours]).T
+    assert saturation.min() > 0.64 and value.min() > 0.34 and value.max() < 0.96
+    assert count == 1 or min(map(least_gap_deg, many)) >= splits.HUE_GAP_DEG - 1e-6
+
+
+@pytest.mark.parametrize("count", [8, 30])
+def test_too_many_random_colours_come_as_far_apart_as_they_may(count):
+    for seed in range(10):
+        colours = splits.random_colours(np.random.default_rng(seed), count)
+        assert len(colours) == count and not any(map(splits.is_unseen, colours))
+        assert least_gap_deg(colours) > 60 / count
+
+
+def test_random_colours_are_of_any_hue_that_is_not_unseen():
+    rng = np.random.default_rng(0)
+    hues = hues_deg([splits.random_colours(rng, 1)[0] for _ in range(2000)])
+    counts, _ = np.histogram(hues, 24, (0, 360))
+    unseen = {int(h // 15) + k for h in hues_deg(splits.UNSEEN_COLOURS.values()) for k in (-1, 0, 1)}
+    assert all(counts[k] > 50 for k in set(range(24)) - unseen)
+
+
+def test_the_patterns_to_learn_on_are_none_of_the_unseen():
+    """Nor like one, in any turn: the grey pictures correlate less than two patterns of a kind do."""
+    unseen, seen = splits.table_textures(), splits.training_textures()
+    assert not set(unseen) & set(seen) and len(seen) == 16
+
+    def standard(image):
+        grey = image.astype(float).mean(-1)
+        return (grey - grey.mean()) / grey.std()
+
+    for image in seen.values():
+        assert image.shape == (128, 128, 3) and image.dtype == np.uint8 and image.std() > 3
+        for other in unseen.values():
+            for turns in range(4):
+                assert abs((standard(np.rot90(image, turns)) * standard(other)).mean()) < 0.4
+    assert len({image.tobytes() for image in seen.values()}) == 16
+    assert all((splits.training_textures()[name] == image).all() for name, image in seen.items())
+
+
+@pytest.mark.parametrize("every_step", [False, True])
+@pytest.mark.parametrize("split", ["unseen-colours", "unseen-textures"])
+def test_a_split_holds_whatever_is_randomised(split, every_step, make):
+    looks = RandomisationConfig(table_texture=True, object_colour=True, every_step=every_step)
+    plain, env = make(image_size=8, randomisation=looks), make(split, image_size=8, randomisation=looks)
+    table = env.model.geom("table").id
+    for seed in range(8):
+        for each in (plain, env):
+            each.reset(seed=seed, options={"goal_image": False})
+        np.testing.assert_array_equal(plain.object_poses(), env.object_poses())  # both lay out the same scenes
+        for _ in range(3):
+            if split == "unseen-colours":
+                assert all(map(splits.is_unseen, [o.rgb for o in env.objects]))
+            else:
+                assert env.model.material(int(env.model.geom_matid[table])).name in splits.table_textures()
+            env.step(np.zeros(5, np.float32))
 
 
 def test_the_splits_lights_are_out_of_reach_of_training():

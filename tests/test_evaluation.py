@@ -9,8 +9,8 @@ import pytest
 
 from latent_mpc import evaluation
 from latent_mpc.baselines import NoOpAgent
-from latent_mpc.envs.tabletop import TabletopConfig
-from latent_mpc.evaluation import EvalConfig, evaluate, wilson_interval
+from latent_mpc.envs.tabletop import DEFAULTS, TabletopConfig
+from latent_mpc.evaluation import EvalConfig, Scene, evaluate, scene_of, wilson_interval
 from latent_mpc.types import InvalidInputError, UnknownNameError
 
 CONFIG = EvalConfig(
@@ -153,6 +153,103 @@ def test_the_split_reaches_the_environment(monkeypatch):
     monkeypatch.setattr(evaluation, "run_episode", lambda *_, **__: None)
     evaluation._run(replace(CONFIG, split="light"), "none", "cpu", evaluation.Job("PickPlace", "no-op", 0))
     assert asked == {"split": "light"}
+
+
+PLAIN = TabletopConfig()
+
+
+@pytest.mark.parametrize(
+    ("label", "task", "env", "split"),
+    [
+        ("PickPlace", "PickPlace", PLAIN, None),
+        ("PickPlace:4", "PickPlace", replace(PLAIN, num_objects=4), None),
+        ("PickPlace@light", "PickPlace", PLAIN, "light"),
+        ("PickPlace:3@unseen-colours", "PickPlace", replace(PLAIN, num_objects=3), "unseen-colours"),
+        ("Rearrange", "Rearrange", DEFAULTS["Rearrange"], None),
+        ("Rearrange:4@camera-jitter", "Rearrange", replace(DEFAULTS["Rearrange"], num_objects=4), "camera-jitter"),
+        ("ClearTable", "ClearTable", DEFAULTS["ClearTable"], None),
+        ("ClearTable:4", "ClearTable", replace(DEFAULTS["ClearTable"], num_objects=4), None),
+        ("FetchPush", "FetchPush", PLAIN, None),
+        ("somebodys:Own-v0", "somebodys:Own-v0", PLAIN, None),
+        ("gymnasium_robotics/Own-v0", "gymnasium_robotics/Own-v0", PLAIN, None),
+    ],
+)
+def test_a_label_says_task_objects_and_looks(label, task, env, split):
+    assert scene_of(label, EvalConfig(tasks=(label,))) == Scene(task, env, split)
+
+
+def test_what_a_label_does_not_say_is_the_evaluations():
+    given = TabletopConfig(shapes=("box",), image_size=32)
+    config = EvalConfig(tasks=("PickPlace:3", "PickPlace@unseen-shapes"), env=given, split="light")
+    assert scene_of("PickPlace:3", config) == Scene("PickPlace", replace(given, num_objects=3), "light")
+    assert scene_of("PickPlace@unseen-shapes", config) == Scene("PickPlace", given, "unseen-shapes")
+    assert scene_of("ClearTable", config).env == given  # in place of the task's own
+    assert scene_of("ClearTable:2", replace(config, env=PLAIN)).env.shapes == ("cup", "plate", "box")
+
+
+@pytest.mark.parametrize(
+    ("label", "error", "message"),
+    [
+        ("PickPlace@fog", UnknownNameError, "unknown split 'fog'.*unseen-shapes"),
+        ("PickPlace:2@fog", UnknownNameError, "unknown split 'fog'"),
+        ("PickPlace:9", InvalidInputError, "num_objects must be 1 to 8, got 9"),
+        ("PickPlace:0", InvalidInputError, "num_objects must be 1 to 8, got 0"),
+        ("Rearrange:5", InvalidInputError, "Rearrange takes 2 to 4 objects, got num_objects 5"),
+        ("Stack:1", InvalidInputError, "Stack takes"),
+        ("Juggle", UnknownNameError, "unknown task 'Juggle'"),
+        ("Juggle@light", UnknownNameError, "unknown task 'Juggle@light'"),
+        ("Reacher@light", UnknownNameError, "unknown task 'Reacher@light'"),
+        ("Juggle:4", UnknownNameError, "unknown task 'Juggle:4'"),
+        ("Reacher:2", UnknownNameError, "unknown task 'Reacher:2'"),
+        ("", UnknownNameError, "unknown task ''"),
+    ],
+)
+def test_a_label_that_cannot_be_is_refused_at_once(label, error, message):
+    with pytest.raises(error, match=message):
+        EvalConfig(tasks=("PickPlace", label))
+
+
+@pytest.mark.parametrize("label", ["Reach", "Reach:2", "Reach@light", "Reach:3@light"])
+def test_the_expert_leaves_out_reach_under_any_label(label):
+    with pytest.raises(InvalidInputError, match="leave out Reach"):
+        EvalConfig(tasks=(label,), agents=("expert",))
+
+
+def test_labels_are_scored_beside_each_other(tmp_path, monkeypatch):
+    """Each in its own environment, in rows and lines of its own."""
+    made, real = [], evaluation.make_env
+
+    def make_env(env_id, config, split):
+        made.append((env_id.removeprefix("latent_mpc/").removesuffix("-v0"), config.num_objects, split))
+        return real(env_id, config, split)
+
+    monkeypatch.setattr(evaluation, "make_env", make_env)
+    evaluation._process_env.cache_clear()
+    labels = ("PickPlace", "PickPlace:3@light", "Reach@light")
+    result = run(replace(CONFIG, tasks=labels, agents=("no-op",), episodes=1), tmp_path)
+    evaluation._process_env.cache_clear()
+    assert made == [("PickPlace", 1, None), ("PickPlace", 3, "light"), ("Reach", 1, "light")]
+    assert [row.task for row in result.rows] == list(labels)
+    lines = str(result).splitlines()[2:]
+    assert [line.split("|")[5:7] == [" – ", " – "] for line in lines] == [False, False, True]
+    logged = [json.loads(line)["task"] for line in (tmp_path / "episodes.jsonl").read_text().splitlines() if line]
+    assert logged == list(labels)
+
+
+@pytest.mark.parametrize(
+    ("task", "scores_objects"),
+    [
+        ("PickPlace", True),
+        ("ClearTable:4@light", True),
+        ("latent_mpc/PickPlace-v0", True),
+        ("Reach:2@light", False),
+        ("Reacher", False),
+        ("somebodys:Own-v0", False),
+    ],
+)
+def test_only_tabletop_tasks_that_move_objects_say_how_many_were_placed(task, scores_objects, evaluated):
+    line = str(evaluation.Evaluation((replace(evaluated[1].rows[-1], task=task),))).splitlines()[2]
+    assert line.split("|")[5:7] == ([" 100% ", " 100% "] if scores_objects else [" – ", " – "])
 
 
 def test_planning_agents_are_loaded_once_and_told_how_to_plan(tmp_path, monkeypatch):

@@ -17,6 +17,7 @@ from latent_mpc.info import InfoConfig, describe, render_metrics, table
 from latent_mpc.measure import MeasureConfig, measure
 from latent_mpc.training import load_split
 from latent_mpc.types import InvalidInputError, UnknownNameError
+from latent_mpc.world_model.attention import AttentionConfig
 from latent_mpc.world_model.checkpoint import Checkpoint, module_tensors, save_checkpoint
 from latent_mpc.world_model.dataset import DatasetHeader, Episode, PlayDataset, write_episode, write_header
 from latent_mpc.world_model.encoder import EncoderConfig, KeypointEncoder
@@ -218,6 +219,9 @@ def test_what_cannot_be_measured_is_refused(model: WorldModel, split: tuple, dat
     other = KeypointEncoder(replace(ENCODER, image_size=16))
     with pytest.raises(InvalidInputError, match=r"images \(B, 16, 16, 3\)"):
         measure(other, dataset, train, validation, QUICK, seed=0, progress=False)
+    attentive = WorldModel(AttentionConfig(image_size=SIZE, channels=(4, 4), num_keypoints=4, hidden=8), SIZES)
+    with pytest.raises(InvalidInputError, match="measure the model whose encoder taught"):
+        measure(attentive, dataset, train, validation, QUICK, seed=0, progress=False)
     with pytest.raises(UnknownNameError, match="weights"):
         describe(InfoConfig(), weights=str(tmp_path / "none"), data=None, out=None, seed=0, device="cpu")
     with pytest.raises(InvalidInputError, match="lacks"):

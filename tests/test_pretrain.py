@@ -13,11 +13,9 @@ import torch
 from latent_mpc.types import InvalidInputError
 from latent_mpc.world_model.encoder import EncoderConfig, KeypointEncoder
 from latent_mpc.world_model.fit import FitConfig
-from latent_mpc.world_model.focus import hues_of_episodes
 from latent_mpc.world_model.pretrain import PretrainConfig, _pair_sampler, pretrain
 
 SIZE, LENGTH = 32, 12  # pixels, frames of an episode
-COLOURS = np.array([[220, 30, 30], [30, 220, 30], [30, 30, 220], [200, 200, 20]], np.uint8)
 ENCODER = EncoderConfig(image_size=SIZE, channels=(4, 8), num_keypoints=4, hidden=24, latent_dim=8)
 CONFIG = PretrainConfig(FitConfig(400, batch_size=16, learning_rate=5e-3, warmup_steps=10), max_gap=3, head_width=16)
 
@@ -44,22 +42,9 @@ class Video:
             image[i, row : row + 8, column : column + 8] = 255
         return cls(image, position.astype(np.float32), action)
 
-    @property
-    def hues(self) -> np.ndarray:
-        return hues_of_episodes(torch.from_numpy(self.image), [LENGTH] * (len(self.image) // LENGTH)).numpy()
-
     def clip_starts(self, length: int) -> np.ndarray:
         starts = np.arange(len(self.image))
         return starts[starts % LENGTH + length <= LENGTH]
-
-    def with_things(self, seed: int) -> Video:
-        """The same, and in each episode one to three squares of different colours that lie still."""
-        rng, image = np.random.default_rng(seed), self.image.copy()
-        for start in range(0, len(image), LENGTH):
-            for colour in rng.permutation(COLOURS)[: rng.integers(1, 4)]:
-                row, column = rng.integers(0, SIZE - 8, 2)
-                image[start : start + LENGTH, row : row + 8, column : column + 8] = colour
-        return Video(image, self.proprio, self.action)
 
 
 @pytest.fixture(scope="module")
@@ -149,42 +134,22 @@ def test_data_that_does_not_fit_is_refused(video: Video, tmp_path: Path) -> None
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("values", [{"max_gap": 0}, {"num_projections": 0}, {"sigreg_weight": -1.0}])
+def test_each_image_is_made_brighter_or_darker_by_itself(video: Video) -> None:
+    grey = replace(video, image=np.full_like(video.image, 100))
+    config = replace(CONFIG, brightness=0.3, fit=replace(CONFIG.fit, batch_size=200))
+    images, *_ = _pair_sampler(grey, grey.clip_starts(4), config, torch.device("cpu"))(torch.Generator().manual_seed(0))
+    level = images.flatten(2)
+    assert images.shape == (2, 200, SIZE, SIZE, 3) and torch.equal(level.amin(-1), level.amax(-1))
+    level = level[..., 0].float()
+    assert 69 <= level.min() < 73 and 127 < level.max() <= 130  # 30 % either way, rounded down
+    assert (level[0] - level[1]).abs().mean() > 10  # the frames of one pair, too
+    plain, *_ = _pair_sampler(grey, grey.clip_starts(4), CONFIG, torch.device("cpu"))(torch.Generator().manual_seed(0))
+    assert (plain == 100).all()
+
+
+@pytest.mark.parametrize(
+    "values", [{"max_gap": 0}, {"num_projections": 0}, {"sigreg_weight": -1.0}, {"brightness": 1.0}]
+)
 def test_impossible_settings_are_refused(values: dict) -> None:
     with pytest.raises(InvalidInputError):
         PretrainConfig(**values)
-
-
-def test_an_encoder_that_attends_learns_to_tell_the_things_of_one_scene_apart(video: Video, tmp_path: Path) -> None:
-    things = video.with_things(seed=1)
-    config = replace(CONFIG, fit=replace(CONFIG.fit, steps=200))
-    encoder = pretrain(things, replace(ENCODER, attends=True), config, seed=0, folder=tmp_path)
-    contrast = [json.loads(line)["contrast"] for line in (tmp_path / "losses.jsonl").read_text().splitlines()]
-    assert np.mean(contrast[-3:]) < 0.6 * contrast[0]
-    hues, some = torch.from_numpy(things.hues), torch.from_numpy(things.image)
-    two = ~hues[:, 1].isnan()
-    z = [encoder.encode_all(some[two], hues[two, q]) for q in range(2)]
-    assert ((z[0] - z[1]).norm(dim=-1) > 0.1).float().mean() > 0.9
-
-
-def test_a_pair_is_seen_once_for_each_of_its_hues(video: Video) -> None:
-    things = video.with_things(seed=2)
-    draw = _pair_sampler(things, things.clip_starts(4), True, replace(CONFIG, hues_at_once=3), torch.device("cpu"))
-    images, hues, proprio, moves, gap = draw(torch.Generator().manual_seed(0))
-    assert hues is not None and hues.isfinite().all() and torch.equal(hues[0], hues[1])
-    assert images.shape[:2] == hues.shape == proprio.shape[:2] and len(moves) == len(gap) == hues.shape[1]
-    assert 6 < hues.shape[1] < 18  # six frames, one to three hues each
-    for image, hue in zip(images[0], hues[0], strict=True):
-        present = hues_of_episodes(image[None], [1])[0]
-        assert (present - hue).abs().nan_to_num(9).min() < 0.05
-    for a in range(hues.shape[1]):
-        same = (images[0] == images[0, a]).flatten(1).all(1).nonzero()[:, 0]
-        assert len(hues[0, same].unique()) == len(same)
-
-
-def test_hues_that_are_missing_or_too_much_are_refused() -> None:
-    images = torch.zeros(2, SIZE, SIZE, 3, dtype=torch.uint8)
-    with pytest.raises(InvalidInputError, match="a hue for each of the 2 images"):
-        KeypointEncoder(replace(ENCODER, attends=True))(images)
-    with pytest.raises(InvalidInputError, match="takes no hues"):
-        KeypointEncoder(ENCODER)(images, torch.zeros(2))

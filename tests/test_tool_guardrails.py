@@ -1,10 +1,21 @@
 """The guardrails against hand-made states; the model's proprioception is metres plus 0.1, doubled."""
 
+import math
+
+import numpy as np
 import pytest
 import torch
 
+from latent_mpc.envs.tabletop import TabletopConfig, TabletopEnv
 from latent_mpc.planner.guardrails import Rollout, margin
-from latent_mpc.tool_guardrails import HAND_M, GuardrailConfig, tool_keep_outs, tool_violation
+from latent_mpc.tool_guardrails import (
+    FINGER_M,
+    HAND_M,
+    GuardrailConfig,
+    hand_is_free,
+    tool_keep_outs,
+    tool_violation,
+)
 from latent_mpc.types import InvalidInputError, WorkspaceSpec
 from latent_mpc.world_model.encoder import EncoderConfig
 from latent_mpc.world_model.model import ModelConfig, WorldModel
@@ -20,8 +31,8 @@ def model():
     return model
 
 
-def state(x, y, z, opening):
-    proprio = torch.tensor([x, y, z, 0.0, 1.0, opening])
+def state(x, y, z, opening, yaw=0.0):
+    proprio = torch.tensor([x, y, z, math.sin(yaw), math.cos(yaw), opening])
     return torch.cat([torch.randn(8), 2 * (proprio + 0.1)])
 
 
@@ -44,7 +55,7 @@ def test_single_states(tool, expected, model):
         ([(0.5, 0.0, 0.02, 0.04), (0.5, 0.06, 0.02, 0.04)], [0, 2]),  # dragged 6 cm, 1 of which is free
         ([(0.5, 0.0, 0.09, 0.04), (0.5, 0.06, 0.09, 0.04)], [0, 0]),  # carried
         ([(0.5, 0.0, 0.09, 0.04), (0.5, 0.0, 0.02, 0.04)], [0, 0]),  # lifted and put down
-        ([(0.5, 0.06, 0.02, 0.08), (0.5, 0.06, 0.02, 0.04)], [0, 0]),  # moved open, then closed
+        ([(0.5, 0.06, 0.02, 0.08), (0.5, 0.06, 0.02, 0.04)], [0.095, 0]),  # moved open: 2 σ(-3); then closed
         ([(0.5, 0.0, 0.10, 0.04), (0.5, 0.0, 0.10, 0.08)], [0, 3]),  # let go 5 cm too high
         ([(0.5, 0.0, 0.03, 0.04), (0.5, 0.0, 0.03, 0.08)], [0, 0]),  # let go on the table
         ([(0.5, 0.0, 0.20, 0.0), (0.5, 0.0, 0.20, 0.08)], [0, 0]),  # opened empty, high above the table
@@ -54,6 +65,76 @@ def test_rollouts(tools, expected, model):
     start = state(0.5, 0.0, 0.02, tools[0][3])
     found = tool_violation(model, GuardrailConfig(), torch.stack([state(*t) for t in tools]), start)
     assert found.tolist() == pytest.approx(expected, abs=0.03)
+
+
+BESIDE = 0.04 + FINGER_M  # of the tool: the middle of a finger of the open hand
+
+
+@pytest.mark.parametrize(
+    ("tool", "thing", "expected"),
+    [
+        ((0.5, 0.0, 0.02, 0.08), (0.5, BESIDE), 2.1),  # a finger in the middle of it: 3.5 cm too near
+        ((0.5, 0.0, 0.02, 0.08), (0.5, -BESIDE), 2.1),  # the other finger
+        ((0.5, 0.0, 0.02, 0.08), (0.5, BESIDE + 0.025), 0.6),  # 1 cm too near
+        ((0.5, 0.0, 0.02, 0.08), (0.5, BESIDE + 0.036), 0.0),
+        ((0.5, 0.0, 0.02, 0.08), (0.536, 0.0), 0.0),  # before the fingers
+        ((0.5, 0.0, 0.02, 0.08), (0.525, 0.0), 0.6),  # between them
+        ((0.5, 0.0, 0.02, 0.04), (0.5, BESIDE + 0.025), 0.0),  # half-way closed the fingers are nearer to each other
+        ((0.5, 0.0, 0.02, 0.08, math.pi / 2), (0.5 - BESIDE, 0.0), 2.1),  # the hand is turned
+        ((0.5, 0.0, 0.02, 0.08, math.pi / 2), (0.5, BESIDE), 0.0),
+        ((0.5, 0.0, 0.08, 0.08), (0.5, BESIDE), 0.7),  # a third of the way into the last third of the height
+        ((0.5, 0.0, 0.09, 0.08), (0.5, BESIDE), 0.0),  # above it
+    ],
+)
+def test_fingers_keep_off_other_things(tool, thing, expected, model):
+    others = torch.tensor([[*thing, 0.3]])  # of places only the plane counts
+    at, config = state(*tool), GuardrailConfig()
+    found = tool_violation(model, config, at, None, others) - tool_violation(model, config, at, None)
+    assert found.item() == pytest.approx(expected, abs=1e-3)
+
+
+def test_things_add_up_over_any_batch_and_none_costs_nothing(model):
+    rollouts = torch.randn(3, 4, 5, 14, generator=torch.Generator().manual_seed(0)) * 0.2 + 0.3
+    others, start = torch.tensor([[0.05, 0.0, 0.0], [0.1, 0.02, 0.0]]), rollouts[0, 0, 0]
+    plain = tool_violation(model, GuardrailConfig(), rollouts, start)
+    both = tool_violation(model, GuardrailConfig(), rollouts, start, others) - plain
+    each = [tool_violation(model, GuardrailConfig(), rollouts, start, row[None]) - plain for row in others]
+    assert both.shape == (3, 4, 5) and (both > 0.1).any()
+    torch.testing.assert_close(both, each[0] + each[1], atol=1e-3, rtol=0)
+    torch.testing.assert_close(tool_violation(model, GuardrailConfig(), rollouts, start, others[:0]), plain)
+
+
+@pytest.mark.parametrize("yaw", [0.0, 0.6, -0.9])
+def test_the_fingers_are_where_the_simulators_are(yaw, model):
+    """Pads are in the fingers that are taken account of, and lie in the same direction."""
+    env = TabletopEnv("PickPlace", TabletopConfig(image_size=8, supersample=1))
+    pose = [0.5, 0.05, 0.05, yaw]
+    observation, _ = env.reset(seed=0, options={"goal_image": False, "arm_pose": pose})
+    proprio = torch.from_numpy(observation["proprio"])
+    at = torch.cat([torch.zeros(8), (proprio + 0.1) * 2])
+    for pad in ("left_pad", "right_pad"):
+        inside = env.data.geom(pad).xpos[:2] - pose[:2]
+        reach = proprio[5].item() / 2 + FINGER_M
+        finger = pose[:2] + inside * reach / np.linalg.norm(inside)
+        assert 0 < reach - np.linalg.norm(inside) < FINGER_M
+        there = tool_violation(model, GuardrailConfig(), at, None, torch.tensor([[*finger, 0.0]], dtype=torch.float32))
+        assert there - tool_violation(model, GuardrailConfig(), at, None) == pytest.approx(2.1, abs=0.02)
+    env.close()
+
+
+@pytest.mark.parametrize(
+    ("height", "opening", "free"),
+    [
+        (0.10, 0.08, True),  # open, up
+        (0.10, 0.0, True),  # closed on nothing
+        (0.10, 0.04, False),  # holds a cube
+        (0.10, 0.06, False),  # holds something wide
+        (0.08, 0.08, False),  # open, but down among things
+        (0.02, 0.04, False),
+    ],
+)
+def test_a_hand_is_free_when_it_holds_nothing_and_is_up(height, opening, free, model):
+    assert hand_is_free(model, state(0.5, 0.0, height, opening)) is free
 
 
 def test_a_batch_is_its_rollouts_and_the_weight_scales(model):

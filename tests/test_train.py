@@ -14,11 +14,11 @@ from latent_mpc.types import InvalidInputError
 from latent_mpc.world_model.encoder import EncoderConfig
 from latent_mpc.world_model.fit import FitConfig
 from latent_mpc.world_model.model import ModelConfig, WorldModel
-from latent_mpc.world_model.train import Clips, TrainConfig, all_states, train_heads
+from latent_mpc.world_model.train import Clips, TrainConfig, _goal_sampler, all_states, train_heads
 
 LENGTH = 11  # frames of an episode
 SIZES = ModelConfig(
-    proprio_dim=2, action_dim=4, embedding_dim=2, head_width=32, predictor_width=32, predictor_blocks=1,
+    proprio_dim=2, action_dim=4, grasps=False, embedding_dim=2, head_width=32, predictor_width=32, predictor_blocks=1,
     macro_dim=7, chunk_length=2, max_goal_steps=8, macro_width=48, macro_blocks=1,
 )  # fmt: skip
 CONFIG = TrainConfig(
@@ -33,13 +33,14 @@ CONFIG = TrainConfig(
 )
 
 
-def make_world(episodes: int, seed: int, length: int = LENGTH) -> tuple[Clips, Tensor]:
+def make_world(episodes: int, seed: int, length: int = LENGTH, *, thing_moves: bool = True) -> tuple[Clips, Tensor]:
     """An arm of two joints and an object in the plane: each moves by 0.5 of its two actions.
 
     The image latent is a fixed mix of both and noise. Returns the clips and the object's positions (F, 2).
     """
     g = torch.Generator().manual_seed(seed)
     action = 2 * torch.rand(episodes, length, 4, generator=g) - 1
+    action[..., 2:] *= thing_moves
     start = torch.randn(episodes, 1, 4, generator=g)
     path = torch.cat([start, start + 0.5 * action[:, :-1].cumsum(1)], dim=1).flatten(0, 1)  # (F, 4): arm, object
     mix = torch.randn(4, 8, generator=torch.Generator().manual_seed(99))
@@ -111,8 +112,9 @@ def test_macro_actions_predict_the_chunks_end_and_give_its_actions_back(
     end = model.macro.predict(states[:, 0], chunk)
     assert (end - states[:, 2]).square().mean() < 0.1 * (states[:, 0] - states[:, 2]).square().mean()
     at_once = torch.zeros(len(chunk), 1)
-    x, _ = model.macro.posterior(states[:, 0], states[:, 2], at_once, chunk)
-    decoded = model.macro.decode_at(states[:, 0], states[:, 2], at_once, x)
+    view = model.view(states[:, 0], model.place(states[:, 2]))
+    x, _ = model.macro.posterior(*view, at_once, chunk)
+    decoded = model.macro.decode_at(*view, at_once, x)
     assert (decoded - chunk).square().mean() < 0.6 * chunk.square().mean()
     total = chunk.sum(1)
     assert (decoded.sum(1) - total).square().mean() < 0.35 * total.square().mean()
@@ -120,16 +122,43 @@ def test_macro_actions_predict_the_chunks_end_and_give_its_actions_back(
 
 
 def test_the_prior_knows_the_way_to_a_goal(trained: tuple[WorldModel, Path], held_out: tuple[Clips, Tensor]) -> None:
-    """Undirected play says nothing of the actions to come; the state it leads to says what they sum up to."""
+    """Undirected play says nothing of the actions to come; where it brings the thing says what they sum up to."""
     model, clips = trained[0], held_out[0]
     states, chunk = clip(all_states(model, clips), 3), clip(clips.action, 2)
     at_once, likeliest = torch.zeros(len(chunk), 1), torch.zeros(len(chunk), model.config.macro_dim - 1)
-    total = chunk.sum(1)
+    total = chunk[..., 2:].sum(1)  # of the thing
     knowing, ignorant = (
-        (model.macro.decode_at(states[:, 0], goal, at_once, likeliest).sum(1) - total).square().mean()
-        for goal in (states[:, 2], states[:, 2].roll(1, 0))
+        (model.macro.decode_at(*view, at_once, likeliest)[..., 2:].sum(1) - total).square().mean()
+        for view in (model.view(states[:, 0], model.place(goal)) for goal in (states[:, 2], states[:, 2].roll(1, 0)))
     )
     assert knowing < 0.3 * total.square().mean() < ignorant
+
+
+def test_goals_are_places_reached_later_in_the_same_episode(trained: tuple[WorldModel, Path]) -> None:
+    model, clips = trained[0], make_world(30, seed=5)[0]
+    states = all_states(model, clips)
+    state, actions, place, steps = _goal_sampler(model, clips, 0.9, 256)(torch.Generator().manual_seed(0))
+    first = (states[:, 0] == state[:, :1]).float().argmax(1)
+    assert torch.equal(states[first], state)
+    assert torch.equal(actions, clips.action[first[:, None] + torch.arange(2)])
+    assert steps.min() == 2 and steps.max() == 8
+    assert torch.equal(first // LENGTH, (first + steps) // LENGTH)
+    torch.testing.assert_close(place, model.place(states[first + steps]))
+
+
+@pytest.mark.parametrize(("share", "low", "high"), [(0.0, 0.1, 0.3), (0.9, 0.89, 0.97), (1.0, 1.0, 1.0)])
+def test_the_share_of_play_that_moves_the_thing(
+    share: float, low: float, high: float, trained: tuple[WorldModel, Path]
+) -> None:
+    """In one of five episodes the thing moves."""
+    model = trained[0]
+    moving, still = make_world(20, seed=5)[0], make_world(80, seed=6, thing_moves=False)[0]
+    clips = Clips.join([moving, still])
+    state = _goal_sampler(model, clips, share, 512)(torch.Generator().manual_seed(0))[0]
+    first = (all_states(model, clips)[:, 0] == state[:, :1]).float().argmax(1)
+    assert low <= (first < len(moving.z)).float().mean() <= high
+    alone = _goal_sampler(model, still, share, 512)(torch.Generator().manual_seed(0))[0]
+    assert alone.shape == (512, 10)  # where nothing moves, what there is has to do
 
 
 def test_scenes_are_compared_by_the_object_and_not_by_the_arm(
@@ -206,6 +235,17 @@ def test_stages_are_reported_in_their_order(tmp_path: Path) -> None:
     assert seen == [(stage, step, 21) for stage in stages for step in (20, 21)]
 
 
+def test_play_that_never_held_anything_cannot_teach_where_things_are(tmp_path: Path) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = WorldModel(fresh_model().encoder.config, replace(SIZES, proprio_dim=4, grasps=True))
+    clips, _ = make_world(5, seed=0)
+    open_hand = torch.cat([clips.proprio, torch.zeros(len(clips.z), 1), torch.full((len(clips.z), 1), 0.08)], -1)
+    quick = replace(CONFIG, proprio=FitConfig(1, 8), distance=FitConfig(1, 8))
+    with pytest.raises(InvalidInputError, match="set grasps=false"):
+        train_heads(model, replace(clips, proprio=open_hand), quick, seed=0, folder=tmp_path)
+
+
 def test_other_settings_and_short_episodes_are_refused(trained: tuple[WorldModel, Path], tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="other settings"):
         train_heads(fresh_model(), make_world(5, seed=0)[0], CONFIG, seed=1, folder=trained[1])
@@ -216,7 +256,15 @@ def test_other_settings_and_short_episodes_are_refused(trained: tuple[WorldModel
 
 
 @pytest.mark.parametrize(
-    "values", [{"state_noise": 0.0}, {"action_noise": -1.0}, {"start_noise": -0.1}, {"rollout_steps": 0}]
+    "values",
+    [
+        {"state_noise": 0.0},
+        {"action_noise": -1.0},
+        {"start_noise": -0.1},
+        {"rollout_steps": 0},
+        {"moving_share": 1.1},
+        {"moving_share": -0.1},
+    ],
 )
 def test_impossible_settings_are_refused(values: dict) -> None:
     with pytest.raises(InvalidInputError):

@@ -5,11 +5,14 @@
                         action  float32 (T, A)          action[t] leads from frame t to frame t+1
                         truth/object_positions float32 (T+1, N, 3), metres, world frame
                         truth/is_grasped       bool    (T+1,)
+                        solo/image  uint8   (T+1, N, H, W, 3)           each object as it would look alone
+                        solo/rgb    float32 (T+1, N, 3)                 its colour in `image`, 0 to 1
                         attributes: seed, length = T
 
 `truth` is for scoring; nothing that trains reads it, and play of a real arm has none. A file appears under its name
 only when it is whole, so a kill loses at most the episode under way, workers need no lock, and whoever resumes skips
-what exists.
+what exists. `solo` is there where it was asked for: a simulator shows the same moment twice, and who learns to attend
+learns from the pair.
 """
 
 from __future__ import annotations
@@ -44,6 +47,8 @@ class Episode:
         seed: the seed that the episode was made with.
         object_positions: float32 (T+1, N, 3), metres, world frame; for scoring only, None where nobody knows.
         is_grasped: bool (T+1,); likewise.
+        solo_image: uint8 (T+1, N, H, W, 3), each object as it would look alone, or None.
+        solo_rgb: float32 (T+1, N, 3), its colour in `image`, 0 to 1, or None.
     """
 
     image: NDArray[np.uint8]
@@ -52,10 +57,14 @@ class Episode:
     seed: int
     object_positions: NDArray[np.float32] | None = None
     is_grasped: NDArray[np.bool_] | None = None
+    solo_image: NDArray[np.uint8] | None = None
+    solo_rgb: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         t = len(self.action)
-        arrays = (self.image, self.proprio, self.object_positions, self.is_grasped)
+        arrays = (
+            self.image, self.proprio, self.object_positions, self.is_grasped, self.solo_image, self.solo_rgb
+        )  # fmt: skip
         frames = [len(array) for array in arrays if array is not None]
         if t < 1 or any(count != t + 1 for count in frames):
             raise InvalidInputError(f"an episode of {t} actions needs {t + 1} frames, got {frames}")
@@ -202,8 +211,8 @@ def write_episode(directory: Path, index: int, episode: Episode) -> Path:
     path = episode_path(directory, index)
     # Built in memory: a full disk is then a plain OSError of one write, not a half-closed HDF5 file.
     with h5py.File(path.name, "w", driver="core", backing_store=False) as file:
-        storage = {"chunks": (1, *episode.image.shape[1:]), "compression": "lzf", "fletcher32": True}
-        file.create_dataset("image", data=episode.image, dtype="u1", **storage)
+        storage = {"compression": "lzf", "fletcher32": True}
+        file.create_dataset("image", data=episode.image, dtype="u1", chunks=(1, *episode.image.shape[1:]), **storage)
         file.create_dataset("proprio", data=episode.proprio, dtype="f4")
         file.create_dataset("action", data=episode.action, dtype="f4")
         for name, truth, dtype in (
@@ -212,6 +221,10 @@ def write_episode(directory: Path, index: int, episode: Episode) -> Path:
         ):
             if truth is not None:
                 file.create_dataset(f"truth/{name}", data=truth, dtype=dtype)
+        if episode.solo_image is not None:
+            frame = episode.solo_image.shape[1:]
+            file.create_dataset("solo/image", data=episode.solo_image, dtype="u1", chunks=(1, *frame), **storage)
+            file.create_dataset("solo/rgb", data=episode.solo_rgb, dtype="f4")
         file.attrs["seed"] = episode.seed
         file.attrs["length"] = len(episode.action)
         file.flush()
@@ -233,9 +246,22 @@ def read_episode(path: Path) -> Episode:
                 action=file["action"][:],
                 seed=int(file.attrs["seed"]),
                 **{name: truth[:] for name, truth in file.get("truth", {}).items()},
+                **{f"solo_{name}": solo[:] for name, solo in file.get("solo", {}).items()},
             )
     except _READ_ERRORS as error:
         raise InvalidInputError(f"{path} is no whole episode ({error}); {_REMEDY}") from error
+
+
+def read_solo(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Of one episode each object as it would look alone, uint8 (T+1, N, H, W, 3), and its colours (T+1, N, 3).
+
+    Raises:
+        InvalidInputError: the file is truncated or no episode, or was recorded without.
+    """
+    episode = read_episode(path)
+    if episode.solo_image is None or episode.solo_rgb is None:
+        raise InvalidInputError(f"{path} does not show the objects alone; collect with solo=true")
+    return episode.solo_image, episode.solo_rgb
 
 
 @dataclass(frozen=True)

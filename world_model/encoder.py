@@ -4,7 +4,6 @@
 
 The spatial softmax turns "where" into numbers, so an object a few pixels wide moves the latent as much as a large
 one does; flat features lose it. Vision only: proprioception never enters, it would make the latent blind.
-With `attends` the image is seen as somebody sees it who looks for one hue (focus.py), else in red, green and blue.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from latent_mpc.types import InvalidInputError
-from latent_mpc.world_model.focus import attend
 
 BLOCK = 4  # stride of the first convolution, px
 
@@ -26,7 +24,6 @@ class EncoderConfig:
     """Sizes of the encoder.
 
     Attributes:
-        attends: whether it looks for the things of one hue.
         image_size: height and width of the images, px; a multiple of 4.
         channels: widths of the two convolutions.
         num_keypoints: keypoint maps K.
@@ -34,7 +31,6 @@ class EncoderConfig:
         latent_dim: width D of the latent.
     """
 
-    attends: bool = False
     image_size: int = 64
     channels: tuple[int, int] = (16, 32)
     num_keypoints: int = 32
@@ -64,8 +60,7 @@ class KeypointEncoder(nn.Module):
         self.config = config
         wide, deep = config.channels
         # The same as an 8×8 convolution of stride 4, written on 4×4 blocks of pixels.
-        colours = 2 if config.attends else 3
-        self.conv1 = nn.Conv2d(colours * BLOCK**2, wide, 2).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.conv1 = nn.Conv2d(3 * BLOCK**2, wide, 2).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.conv2 = nn.Conv2d(wide, deep, 3, padding=1).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.to_maps = nn.Linear(deep, config.num_keypoints)
         self.mlp = nn.Sequential(
@@ -78,70 +73,61 @@ class KeypointEncoder(nn.Module):
         y, x = torch.meshgrid(centres, centres, indexing="ij")
         self.register_buffer("grid", torch.stack([x.flatten(), y.flatten()], dim=-1), persistent=False)  # (U, 2)
 
-    def maps(self, images: Tensor, hues: Tensor | None = None) -> Tensor:
+    def maps(self, images: Tensor) -> Tensor:
         """Keypoint maps m of uint8 images (B, H, W, 3), before their softmax: (B, K, U) over the U grid cells.
 
-        Args:
-            hues: what to look for in each image (B,), rad; an encoder that attends takes them, no other does.
         Raises:
-            InvalidInputError: another shape or dtype, or hues that are missing or too much.
+            InvalidInputError: another shape or dtype.
         """
         size = self.config.image_size
         if images.ndim != 4 or images.shape[1:] != (size, size, 3) or images.dtype != torch.uint8:
             raise InvalidInputError(
                 f"the encoder takes uint8 images (B, {size}, {size}, 3), got {images.dtype} {tuple(images.shape)}"
             )
-        if (hues is None) == self.config.attends or (hues is not None and hues.shape != images.shape[:1]):
-            want = f"a hue for each of the {len(images)} images" if self.config.attends else "no hues"
-            raise InvalidInputError(f"this encoder takes {want}, got {None if hues is None else tuple(hues.shape)}")
-        seen = images if hues is None else attend(images, hues).movedim(1, -1)
-        n, c = size // BLOCK, seen.shape[-1]
-        blocks = seen.reshape(-1, n, BLOCK, n, BLOCK, c).permute(0, 1, 3, 2, 4, 5).reshape(-1, n, n, c * BLOCK**2)
-        pixels = blocks.permute(0, 3, 1, 2)  # channels last
-        pixels = pixels.float().mul_(1 / 255).sub_(0.5) if hues is None else pixels - 0.5  # in [-0.5, 0.5]
+        n = size // BLOCK
+        blocks = images.reshape(-1, n, BLOCK, n, BLOCK, 3).permute(0, 1, 3, 2, 4, 5).reshape(-1, n, n, 3 * BLOCK**2)
+        pixels = blocks.permute(0, 3, 1, 2).float().mul_(1 / 255).sub_(0.5)  # channels last, in [-0.5, 0.5]
         features = F.relu(self.conv2(F.relu(self.conv1(pixels)))).flatten(2)  # (B, C, U)
         kernel = self.to_maps.weight.expand(len(images), -1, -1)
         return torch.baddbmm(self.to_maps.bias[:, None], kernel, features)  # contiguous, as the softmax wants it
 
-    def keypoints(self, images: Tensor, hues: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Keypoints of uint8 images (B, H, W, 3), hues as in `maps`.
+    def keypoints(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Keypoints of uint8 images (B, H, W, 3).
 
         Returns:
             Positions (B, K, 2), (x, y) from -1 (left, top edge) to 1 (right, bottom edge), and values (B, K).
         Raises:
-            InvalidInputError: as `maps`.
+            InvalidInputError: another shape or dtype.
         """
-        maps = self.maps(images, hues)
+        maps = self.maps(images)
         weight = maps.softmax(dim=-1)
         return weight @ self.grid, (weight * maps).sum(-1)
 
-    def forward(self, images: Tensor, hues: Tensor | None = None) -> Tensor:
-        """uint8 images (B, H, W, 3), hues as in `maps` -> latents (B, D), close to N(0, I) over the training data."""
-        position, value = self.keypoints(images, hues)
+    def forward(self, images: Tensor) -> Tensor:
+        """uint8 images (B, H, W, 3) -> latents (B, D), close to N(0, I) over the training data."""
+        position, value = self.keypoints(images)
         return self.mlp(torch.cat([position.flatten(1), value], dim=-1))
 
     @torch.no_grad()
-    def calibrate(self, images: Tensor, hues: Tensor | None = None, map_std: float = 3.0) -> None:
+    def calibrate(self, images: Tensor, map_std: float = 3.0) -> None:
         """Rescale fresh weights on a batch of images: peaked maps, and latents of mean 0 and variance 1.
 
         Without it every keypoint starts as the image's mean position, the latents start collapsed, and SIGReg,
         whose gradient vanishes there, takes hundreds of steps to pull them apart.
 
         Args:
-            images: uint8 (B, H, W, 3). hues: as in `maps`.
+            images: uint8 (B, H, W, 3).
             map_std: standard deviation of each map over the grid, in nats.
         Source: layer-sequential unit variance, Mishkin and Matas 2015 (arXiv 1511.06422), on two layers.
         """
-        self.to_maps.weight.mul_(map_std / self.maps(images, hues).std(-1).mean(0).clamp_min(1e-6)[:, None])
+        self.to_maps.weight.mul_(map_std / self.maps(images).std(-1).mean(0).clamp_min(1e-6)[:, None])
         last = self.mlp[-1]
         assert isinstance(last, nn.Linear)
-        last.weight.div_(self(images, hues).std(0).clamp_min(1e-6)[:, None])
-        last.bias.sub_(self(images, hues).mean(0))
+        last.weight.div_(self(images).std(0).clamp_min(1e-6)[:, None])
+        last.bias.sub_(self(images).mean(0))
 
     @torch.no_grad()
-    def encode_all(self, images: Tensor, hues: Tensor | None = None, *, batch_size: int = 256) -> Tensor:
+    def encode_all(self, images: Tensor, batch_size: int = 256) -> Tensor:
         """Latents of many images, a batch at a time and without gradients: (F, H, W, 3) -> (F, D) on the CPU."""
         device = self.grid.device
-        looked_for = [None] * len(images) if hues is None else hues.split(batch_size)
-        pairs = zip(images.split(batch_size), looked_for, strict=False)
-        return torch.cat([self(i.to(device), None if h is None else h.to(device)).cpu() for i, h in pairs])
+        return torch.cat([self(batch.to(device)).cpu() for batch in images.split(batch_size)])

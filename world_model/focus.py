@@ -1,19 +1,16 @@
-"""Attention by colour: an image as it looks to somebody who looks for the things of one hue, and which hues there are.
+"""Attention by colour: an image as it looks to somebody who looks for the thing of one hue, and which hues there are.
 
-    u = (r − (g + b) / 2, √3/2 (g − b)),   c = how colourful a pixel is, 0 to 1,   n = exp((cos ∠(u, hue) − 1) / σ²)
-    attended image = (luma over its median, and the median wherever something is colourful;  focus c n)
+    x̃ = x / median(x),   u = (r̃ − (g̃ + b̃) / 2, √3/2 (g̃ − b̃)),   c = how colourful a pixel is, 0 to 1
+    n = exp((cos ∠(u, hue) − 1) / σ²),   attended image = (luma of x̃;  focus c n;  others c (1 − n))
 
 One thing at a time, and the same for all: what is learnt of one coloured thing holds for every other, at any hue and
-however many lie beside it. Shading and light change a colour's length, not the angle of u. The median is the table's:
-without it, and with the other things left in sight, a scene could be told from others by them, and what learns by
-telling scenes apart would not look at the thing itself. Nor would it in play whose lamp or table changes from one
-episode to the next: vary them within an episode, or not at all.
+however many lie beside it. Each channel is divided by its median over the image, which is the table's: neither a
+coloured lamp nor a coloured table changes what is seen then. Shading changes a colour's length, not the angle of u.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -21,7 +18,7 @@ from torch import Tensor
 from latent_mpc.types import InvalidInputError
 
 NARROWNESS = 25.0  # 1 / σ², for half of it at 14 degrees
-COLOURFUL = (0.40, 0.65)  # saturation at which a pixel begins to count, and counts in full
+COLOURFUL = (0.50, 0.70)  # saturation at which a pixel begins to count, and counts in full
 DARK = (0.10, 0.25)  # the same for its brightest channel: the colour of what is nearly black is noise
 GREY = 0.65  # what the median becomes
 BINS = 72
@@ -29,13 +26,21 @@ REACH_RAD = math.radians(18)  # two hues nearer than that are one
 
 
 def attend(images: Tensor, hues: Tensor) -> Tensor:
-    """uint8 images (B, H, W, 3) and a hue for each (B,), rad -> float (B, 2, H, W): luma and focus, 0 to 1."""
+    """RGB images (B, H, W, 3), uint8 or float from 0 to 255, and a hue for each (B,), rad -> float (B, 3, H, W).
+
+    Luma, focus and others, about 0 to 1.
+    """
     x, y, colourful, luma = _colour(images)
     hues = hues[:, None, None]
     cosine = (x * hues.cos() + y * hues.sin()) * (x * x + y * y).clamp_min(1e-8).rsqrt()
-    focus = colourful * (NARROWNESS * (cosine - 1)).exp()
-    over = luma - luma.flatten(1).median(1).values[:, None, None]
-    return torch.stack([GREY + over * (1 - colourful), focus], dim=1)
+    near = (NARROWNESS * (cosine - 1)).exp()
+    return torch.stack([luma, colourful * near, colourful * (1 - near)], dim=1)
+
+
+def hue_of(rgb: Tensor, images: Tensor) -> Tensor:
+    """Colours (B, 3), 0 to 1, that things have in images (B, H, W, 3) -> their hues there (B,), rad."""
+    r, g, b = (rgb / _median(images.float())).unbind(-1)
+    return torch.atan2(math.sqrt(0.75) * (g - b), r - 0.5 * (g + b))
 
 
 def find_hues(images: Tensor, *, least_px: float = 6.0) -> Tensor:
@@ -70,22 +75,15 @@ def find_hues(images: Tensor, *, least_px: float = 6.0) -> Tensor:
     return torch.stack(hues) if hues else torch.zeros(0)
 
 
-def hues_of_episodes(images: Tensor, lengths: Sequence[int]) -> Tensor:
-    """The hues of what each episode shows, for each of its frames.
-
-    Args:
-        images: uint8 (F, H, W, 3), episodes one after the other. lengths: frames of each.
-    Returns:
-        (F, Q), rad, the largest thing's first; NaN where there are fewer than Q.
-    """
-    found = [find_hues(video) for video in images.split(list(lengths))]
-    rows = torch.nn.utils.rnn.pad_sequence(found, batch_first=True, padding_value=math.nan)
-    return rows.repeat_interleave(torch.tensor(lengths), dim=0)
+def _median(images: Tensor) -> Tensor:
+    """Of each channel over each image's pixels, every other row and column: (B, H, W, 3) -> (B, 3)."""
+    return images[:, ::2, ::2].flatten(1, 2).median(1).values.clamp_min(1.0)
 
 
 def _colour(images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Both components of u, how colourful, and luma, each (B, H, W), of uint8 images (B, H, W, 3)."""
-    r, g, b = images.movedim(-1, 0).contiguous().float().mul_(1 / 255)
+    """Both components of u, how colourful, and luma, each (B, H, W), of images (B, H, W, 3), 0 to 255."""
+    images = images.float()
+    r, g, b = (images * (GREY / _median(images))[:, None, None]).unbind(-1)
     most, least = torch.maximum(torch.maximum(r, g), b), torch.minimum(torch.minimum(r, g), b)
     colourful = _ramp((most - least) / most.clamp_min(0.05), *COLOURFUL) * _ramp(most, *DARK)
     return r - 0.5 * (g + b), math.sqrt(0.75) * (g - b), colourful, 0.299 * r + 0.587 * g + 0.114 * b

@@ -15,10 +15,11 @@ from torch import Tensor
 
 from latent_mpc.types import InvalidInputError
 from latent_mpc.world_model.checkpoint import write_atomically
-from latent_mpc.world_model.focus import hues_of_episodes
+from latent_mpc.world_model.focus import find_hues
 from latent_mpc.world_model.model import WorldModel
 
 GALLERY_NAME = "gallery.safetensors"
+ENCODE_BATCH = 256
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,11 @@ def save_gallery(folder: Path, frames: NDArray[np.uint8], proprio: NDArray[np.fl
 def load_gallery(folder: Path, model: WorldModel) -> Gallery:
     """Read a gallery and look at it with `model`.
 
+    A model that attends looks for the largest coloured thing in each frame; frames without one are left out.
+
     Raises:
-        InvalidInputError: it is missing, damaged, or not from this model's camera and robot.
+        InvalidInputError: it is missing, damaged, or not from this model's camera and robot; or the model attends, and
+            nothing is coloured.
     """
     path = folder / GALLERY_NAME
     if not path.is_file():
@@ -55,13 +59,17 @@ def load_gallery(folder: Path, model: WorldModel) -> Gallery:
         frames, proprio = tensors["frames"], tensors["proprio"]
     except (SafetensorError, KeyError) as error:
         raise InvalidInputError(f"{path} is truncated or no gallery: {error}") from error
-    hues = None
-    if model.encoder.config.attends:
-        hues = hues_of_episodes(frames, [1] * len(frames))[:, 0]  # of the largest thing in each
-        frames, proprio, hues = (rows[~hues.isnan()] for rows in (frames, proprio, hues))
-    z = model.encoder.encode_all(frames, hues)
     if proprio.shape != (len(frames), model.config.proprio_dim):
         raise InvalidInputError(
             f"{path} has proprioception {tuple(proprio.shape)}, the model takes {model.config.proprio_dim} entries"
         )
+    looks = [frames]
+    if model.attends:
+        hues = [find_hues(frame[None])[:1] for frame in frames]  # of the largest thing in each
+        coloured = torch.tensor([len(hue) > 0 for hue in hues])
+        if not coloured.any():
+            raise InvalidInputError(f"{path} shows nothing coloured, which is all that this model attends to")
+        frames, proprio = frames[coloured], proprio[coloured]
+        looks = [frames, torch.cat(hues)]
+    z = torch.cat([model.encode(*look) for look in zip(*(rows.split(ENCODE_BATCH) for rows in looks), strict=True)])
     return Gallery(frames.numpy(), model.state(z, proprio))

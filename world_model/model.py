@@ -4,7 +4,7 @@
 
 The state that is planned in has two parts that are predicted together and costed apart: the image's latent and the
 robot's proprioception. A goal image comes without proprioception, so a head reads it
-off the image.
+off the image. With an attentive encoder the state is that of one thing among many (attention.py).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from latent_mpc.types import InvalidInputError
+from latent_mpc.world_model.attention import AttentionConfig, AttentiveEncoder
 from latent_mpc.world_model.checkpoint import (
     Checkpoint,
     config_from_dict,
@@ -28,9 +29,12 @@ from latent_mpc.world_model.checkpoint import (
 )
 from latent_mpc.world_model.encoder import EncoderConfig, KeypointEncoder
 from latent_mpc.world_model.layers import mlp
+from latent_mpc.world_model.locator import Locator
 from latent_mpc.world_model.macro import MacroActionModel
 from latent_mpc.world_model.predictor import LatentPredictor
 from latent_mpc.world_model.scene_distance import SceneDistance
+
+PLACE_M = 0.1  # unit of places for the networks that read them
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,8 @@ class ModelConfig:
 
     Attributes:
         proprio_dim, action_dim: widths of the robot's proprioception and action.
+        grasps: proprioception is a tool's x, y, z in metres first and its fingers' opening last, the last action closes
+            them: then things are located by where they were held. If not, by the scene distance's embedding.
         embedding_dim: width of the embedding in which scenes are compared.
         head_width: hidden width of the proprioception head and of the scene distance.
         predictor_width, predictor_blocks: the one-step dynamics.
@@ -49,6 +55,7 @@ class ModelConfig:
 
     proprio_dim: int = 6
     action_dim: int = 5
+    grasps: bool = True
     embedding_dim: int = 8
     head_width: int = 256
     predictor_width: int = 256
@@ -56,11 +63,11 @@ class ModelConfig:
     macro_dim: int = 9
     chunk_length: int = 5
     max_goal_steps: int = 30
-    macro_width: int = 256
-    macro_blocks: int = 2
+    macro_width: int = 384
+    macro_blocks: int = 3
 
     def __post_init__(self) -> None:
-        if min(asdict(self).values()) < 1:
+        if min(value for name, value in asdict(self).items() if name != "grasps") < 1:
             raise InvalidInputError(f"every size must be at least 1, got {self}")
         if self.macro_dim < 2 or self.max_goal_steps <= self.chunk_length:
             raise InvalidInputError(
@@ -70,7 +77,10 @@ class ModelConfig:
 
 
 class WorldModel(nn.Module):
-    """All parts under one name; `state_dim` is D = Z + P."""
+    """All parts under one name; `state_dim` is D = Z + P.
+
+    With an `AttentionConfig` the encoder wants to be told what to look for: `attends`.
+    """
 
     latent_mean: Tensor
     latent_std: Tensor
@@ -78,12 +88,18 @@ class WorldModel(nn.Module):
     proprio_std: Tensor
     scene_noise: Tensor
 
-    def __init__(self, encoder_config: EncoderConfig, config: ModelConfig) -> None:
+    encoder: KeypointEncoder | AttentiveEncoder
+
+    def __init__(self, encoder_config: EncoderConfig | AttentionConfig, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
+        self.attends = isinstance(encoder_config, AttentionConfig)
         self.latent_dim = encoder_config.latent_dim
         self.state_dim = self.latent_dim + config.proprio_dim
-        self.encoder = KeypointEncoder(encoder_config)
+        if isinstance(encoder_config, AttentionConfig):
+            self.encoder = AttentiveEncoder(encoder_config)
+        else:
+            self.encoder = KeypointEncoder(encoder_config)
         self.proprio_head = mlp(self.latent_dim, config.head_width, config.proprio_dim, depth=2)
         self.scene_distance = SceneDistance(
             self.latent_dim, config.proprio_dim, config.embedding_dim, config.head_width
@@ -91,8 +107,12 @@ class WorldModel(nn.Module):
         self.predictor = LatentPredictor(
             self.state_dim, config.action_dim, config.predictor_width, config.predictor_blocks
         )
+        self.locator = Locator(self.latent_dim, config.head_width) if config.grasps else None
+        place_dim = 3 if config.grasps else config.embedding_dim
         self.macro = MacroActionModel(
             self.state_dim,
+            config.proprio_dim + place_dim * (2 if config.grasps else 1),
+            place_dim,
             config.action_dim,
             config.macro_dim,
             config.chunk_length,
@@ -110,19 +130,47 @@ class WorldModel(nn.Module):
     def observe(self, images: Tensor, proprio: Tensor, hues: Tensor | None = None) -> Tensor:
         """uint8 images (B, H, W, 3) and proprioception (B, P) in its own units -> states (B, D).
 
-        hues: what an encoder that attends is to look for, (B,), rad.
+        hues: what a model that attends is to look for, (B,), rad; no other takes them.
         """
-        return self.state(self.encoder(images, hues), proprio)
+        return self.state(self.encode(images, hues), proprio)
+
+    def encode(self, images: Tensor, hues: Tensor | None = None) -> Tensor:
+        """Image latents (B, Z), otherwise as `observe`."""
+        return self.encoder(images) if hues is None else self.encoder(images, hues)
 
     def observe_goal(self, images: Tensor, hues: Tensor | None = None) -> Tensor:
         """Goal images uint8 (B, H, W, 3) -> states (B, D), the proprioception inferred from the image."""
-        z = self.encoder(images, hues)
+        z = self.encode(images, hues)
         return torch.cat([(z - self.latent_mean) / self.latent_std, self.proprio_head(z)], dim=-1)
 
     def state(self, z: Tensor, proprio: Tensor) -> Tensor:
         """Image latents (B, Z) and proprioception (B, P) -> states (B, D)."""
         parts = (z - self.latent_mean) / self.latent_std, (proprio - self.proprio_mean) / self.proprio_std
         return torch.cat(parts, dim=-1)
+
+    def place(self, state: Tensor) -> Tensor:
+        """Where the thing of states (..., D) is: where the tool would hold it, (..., 3), metres.
+
+        For a robot that does not grasp, the scene distance's `code`, (..., E).
+        """
+        if self.locator is None:
+            return self.scene_distance.code(state)
+        return self.locator(self.split(state)[0])
+
+    def view(self, state: Tensor, goal_place: Tensor) -> tuple[Tensor, Tensor]:
+        """What macro-actions are chosen by: o and g of macro.py.
+
+        Args:
+            state: (..., D). goal_place: where the thing shall be, as `place` says it.
+        Returns:
+            The arm, the thing's place and its place as seen from the tool, (..., O); how far it has to go (..., G).
+        """
+        place, arm = self.place(state), self.split(state)[1]
+        if self.locator is None:
+            return torch.cat([arm, place], dim=-1), goal_place - place
+        tool = (arm * self.proprio_std + self.proprio_mean)[..., :3]
+        seen = torch.cat([arm, place / PLACE_M, (place - tool) / PLACE_M], dim=-1)
+        return seen, (goal_place - place) / PLACE_M
 
     def split(self, state: Tensor) -> tuple[Tensor, Tensor]:
         """State (..., D) -> standardised image latent (..., Z) and proprioception (..., P)."""
@@ -131,7 +179,8 @@ class WorldModel(nn.Module):
 
 def save_world_model(folder: Path, model: WorldModel, metrics: dict[str, Any], training: dict[str, Any]) -> None:
     """Write `model.safetensors` and `model.yaml`; `training` records how it was made."""
-    config = {"encoder": asdict(model.encoder.config), "model": asdict(model.config), "training": training}
+    encoder = "attention" if model.attends else "encoder"
+    config = {encoder: asdict(model.encoder.config), "model": asdict(model.config), "training": training}
     save_checkpoint(folder, Checkpoint(module_tensors(model, "world_model"), config, metrics, current_commit()))
 
 
@@ -142,10 +191,16 @@ def load_world_model(folder: Path) -> tuple[WorldModel, Checkpoint]:
         InvalidInputError: files are missing, truncated, foreign, or do not fit their config.
     """
     checkpoint = load_checkpoint(folder)
-    missing = [name for name in ("encoder", "model") if name not in checkpoint.config]
-    if missing:
-        raise InvalidInputError(f"{folder} is no world model: its config lacks {missing}")
-    encoder_config = config_from_dict(EncoderConfig, checkpoint.config["encoder"])
-    model = WorldModel(encoder_config, config_from_dict(ModelConfig, checkpoint.config["model"]))
+    config = checkpoint.config
+    if "model" not in config or not {"encoder", "attention"} & set(config):
+        raise InvalidInputError(
+            f"{folder} is no world model: its config has {sorted(config)}, not a model and an encoder or attention"
+        )
+    encoder_config: EncoderConfig | AttentionConfig
+    if "attention" in config:
+        encoder_config = config_from_dict(AttentionConfig, config["attention"])
+    else:
+        encoder_config = config_from_dict(EncoderConfig, config["encoder"])
+    model = WorldModel(encoder_config, config_from_dict(ModelConfig, config["model"]))
     load_module(model, checkpoint.tensors, "world_model")
     return model.requires_grad_(False).eval(), checkpoint

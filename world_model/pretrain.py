@@ -11,8 +11,7 @@ Pairs of frames of one episode, k control steps apart, with latents z_i = enc(im
 ā is the sum of the k actions between, p̃ the standardised proprioception. The heads f, â, p̂, h are of the training
 only; the encoder alone is kept, and frozen. Proprioception is a target, never an input: as an input it would make
 the latent blind to the arm. Objects lie where they were while nobody touches them, so it is the contrast between
-episodes that pays for seeing them sharply. An encoder that attends sees each pair once for every one of a few hues:
-the other things of the same scene are the hardest negatives.
+episodes that pays for seeing them sharply.
 """
 
 from __future__ import annotations
@@ -44,7 +43,6 @@ class PlayClips(Protocol):
         image: uint8 (F, H, W, 3), episodes one after the other.
         proprio: float32 (F, P).
         action: float32 (F, A), in [-1, 1].
-        hues: float32 (F, Q), rad, of the coloured things in a frame's episode; NaN where there are fewer.
     """
 
     @property
@@ -56,9 +54,6 @@ class PlayClips(Protocol):
     @property
     def action(self) -> NDArray[np.float32]: ...
 
-    @property
-    def hues(self) -> NDArray[np.float32]: ...
-
     def clip_starts(self, length: int) -> NDArray[np.int64]:
         """Indices i for which frames i … i + length - 1 lie in one episode."""
         ...
@@ -69,9 +64,8 @@ class PretrainConfig:
     """How the encoder is trained.
 
     Attributes:
-        fit: `batch_size` counts pairs of frames, looked at for one hue each.
+        fit: `batch_size` counts pairs of frames.
         brightness: images are made brighter or darker by up to this share, each by itself.
-        hues_at_once: for how many hues an encoder that attends looks at a pair.
         max_gap: the control steps k between the frames of a pair are drawn from 1 … max_gap.
         proprio_weight, contrast_weight, sigreg_weight: λ_p, λ_c, λ_s.
         num_projections: directions of SIGReg drawn at each step.
@@ -81,7 +75,6 @@ class PretrainConfig:
 
     fit: FitConfig = field(default_factory=lambda: FitConfig(steps=26000, batch_size=48, learning_rate=4e-3))
     brightness: float = 0.0
-    hues_at_once: int = 3
     max_gap: int = 10
     proprio_weight: float = 2.0
     contrast_weight: float = 0.2
@@ -91,7 +84,7 @@ class PretrainConfig:
     num_threads: int = 1
 
     def __post_init__(self) -> None:
-        if min(self.hues_at_once, self.max_gap, self.num_projections, self.head_width, self.num_threads) < 1:
+        if min(self.max_gap, self.num_projections, self.head_width, self.num_threads) < 1:
             raise InvalidInputError(f"every count must be at least 1, got {self}")
         if min(self.proprio_weight, self.contrast_weight, self.sigreg_weight) < 0:
             raise InvalidInputError(f"no weight may be negative, got {self}")
@@ -113,24 +106,17 @@ class PretrainingModel(nn.Module):
         self.log_scale = nn.Parameter(torch.zeros(()))  # of the contrast's squared distances
 
     def losses(
-        self,
-        images: Tensor,
-        hues: Tensor | None,
-        proprio: Tensor,
-        moves: Tensor,
-        gap: Tensor,
-        generator: torch.Generator,
+        self, images: Tensor, proprio: Tensor, moves: Tensor, gap: Tensor, generator: torch.Generator
     ) -> dict[str, Tensor]:
         """The weighted losses of a batch of pairs.
 
         Args:
-            images: uint8 (2, B, H, W, 3), earlier and later frames. hues: (2, B), rad, where the encoder attends.
-            proprio: (2, B, P), standardised.
+            images: uint8 (2, B, H, W, 3), earlier and later frames. proprio: (2, B, P), standardised.
             moves: sum of the actions between, (B, A). gap: k / max_gap, (B, 1).
             generator: CPU generator of SIGReg's directions.
         """
         c = self.config
-        z = self.encoder(images.flatten(0, 1), None if hues is None else hues.flatten())  # (2B, D)
+        z = self.encoder(images.flatten(0, 1))  # (2B, D)
         first, second = z.chunk(2)
         predicted = first + self.forward_head(torch.cat([first, moves, gap], dim=-1))
         inferred = self.inverse_head(torch.cat([first, second, gap], dim=-1))
@@ -186,9 +172,9 @@ def pretrain(
             torch.manual_seed(seed)  # layers draw their initial weights from torch's own generator
             encoder = KeypointEncoder(encoder_config)
             model = PretrainingModel(encoder, clips.proprio.shape[1], clips.action.shape[1], config)
-        draw = _pair_sampler(clips, starts, encoder_config.attends, config, torch.device(device))
-        images, hues, *_ = draw(torch.Generator().manual_seed(seed))
-        encoder.calibrate(images.flatten(0, 1).cpu(), None if hues is None else hues.flatten().cpu())
+        draw = _pair_sampler(clips, starts, config, torch.device(device))
+        images, *_ = draw(torch.Generator().manual_seed(seed))
+        encoder.calibrate(images.flatten(0, 1).cpu())
         model.to(device)
         fit(
             model,
@@ -204,31 +190,19 @@ def pretrain(
     return encoder.requires_grad_(False).eval()
 
 
-_Pairs = tuple[Tensor, Tensor | None, Tensor, Tensor, Tensor]
-
-
 def _pair_sampler(
-    clips: PlayClips, starts: NDArray[np.int64], attends: bool, config: PretrainConfig, device: torch.device
-) -> Callable[[torch.Generator], _Pairs]:
-    """Draws images (2, B, H, W, 3), hues (2, B), standardised proprioception (2, B, P), summed actions (B, A) and
-    gaps (B, 1). Where the encoder attends, B is the smaller the fewer hues the drawn episodes have.
-    """
+    clips: PlayClips, starts: NDArray[np.int64], config: PretrainConfig, device: torch.device
+) -> Callable[[torch.Generator], tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """Draws images (2, B, H, W, 3), standardised proprioception (2, B, P), summed actions (B, A) and gaps (B, 1)."""
     mean, std = clips.proprio.mean(0), np.maximum(clips.proprio.std(0), MIN_PROPRIO_STD)
     zero = np.zeros((1, clips.action.shape[1]))
     travelled = np.concatenate([zero, clips.action.cumsum(0, dtype=np.float64)])  # actions before each frame
     move_std = np.maximum(clips.action.std(0), 1e-3) * np.sqrt(config.max_gap)
 
-    def draw(generator: torch.Generator) -> _Pairs:
-        size = -(-config.fit.batch_size // (config.hues_at_once if attends else 1))
-        first = starts[torch.randint(len(starts), (size,), generator=generator).numpy()]
-        looked_for = None
-        if attends:
-            hues = torch.from_numpy(clips.hues[first])  # (B, Q)
-            shuffled = (torch.rand(hues.shape, generator=generator) + 2 * hues.isnan()).argsort(1)
-            chosen = hues.gather(1, shuffled[:, : config.hues_at_once])
-            row, column = (~chosen.isnan()).nonzero(as_tuple=True)
-            first, looked_for = first[row.numpy()], chosen[row, column].expand(2, -1).to(device)
-        gap = torch.randint(1, config.max_gap + 1, (len(first),), generator=generator).numpy()
+    def draw(generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        batch = config.fit.batch_size
+        first = starts[torch.randint(len(starts), (batch,), generator=generator).numpy()]
+        gap = torch.randint(1, config.max_gap + 1, (batch,), generator=generator).numpy()
         pair = np.stack([first, first + gap])  # (2, B)
         moves = (travelled[pair[1]] - travelled[pair[0]]) / move_std
         arrays = (clips.proprio[pair] - mean) / std, moves, gap[:, None] / config.max_gap
@@ -237,6 +211,6 @@ def _pair_sampler(
         if config.brightness:
             gain = 1 + config.brightness * (2 * torch.rand(*images.shape[:2], 1, 1, 1, generator=generator) - 1)
             images = (images * gain.to(device)).clamp_(0, 255).to(torch.uint8)
-        return images, looked_for, *numbers  # type: ignore[return-value]
+        return images, *numbers  # type: ignore[return-value]
 
     return draw

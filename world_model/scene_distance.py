@@ -32,7 +32,7 @@ class SceneDistance(nn.Module):
 
     def __init__(self, latent_dim: int, proprio_dim: int, embedding_dim: int, hidden: int) -> None:
         super().__init__()
-        self.latent_dim = latent_dim
+        self.latent_dim, self.embedding_dim = latent_dim, embedding_dim
         state_dim = latent_dim + proprio_dim
         self.embedding = mlp(state_dim, hidden, embedding_dim, depth=2)
         self.log_spread = mlp(state_dim, hidden, 1, depth=2)  # u
@@ -44,6 +44,10 @@ class SceneDistance(nn.Module):
     def forward(self, state: Tensor, other: Tensor) -> Tensor:
         """States (..., D), broadcastable -> distance (...), unitless."""
         return (self.embedding(state) - self.embedding(other)).square().sum(-1) / self.scale
+
+    def code(self, state: Tensor) -> Tensor:
+        """φ of states (..., D), scaled to a variance of about 1: (..., E)."""
+        return self.embedding(state) * (2 * self.embedding_dim / self.scale).sqrt()
 
     def spread(self, state: Tensor) -> Tensor:
         """How far from the true arrangement that of a state (..., D) may be, as a distance (...)."""

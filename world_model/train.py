@@ -1,4 +1,4 @@
-"""Trains all after the encoder on its frozen latents: where the arm is, scene distance, dynamics, macro-actions."""
+"""Trains all after the encoder on its frozen latents: where arm and thing are, scene distance, dynamics, macros."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ from torch.nn import functional as F
 
 from latent_mpc.types import InvalidInputError
 from latent_mpc.world_model.fit import FitConfig, fit
+from latent_mpc.world_model.locator import held_places
 from latent_mpc.world_model.losses import contrastive_loss, gaussian_kl, gaussian_nll
 from latent_mpc.world_model.model import WorldModel
 
 Progress = Callable[[str, int, int, Mapping[str, float]], None]  # stage, step, of steps, losses
 MIN_STD = 0.01
+MOVED = 0.15  # scene distance from which on a scene counts as changed; 1 is that of unrelated ones
 FROZEN_IN_REFINEMENT = ("proprio", "distance")  # what a goal means stays as it was
 
 
@@ -28,7 +30,7 @@ class TrainConfig:
     """How each stage is trained.
 
     Attributes:
-        proprio, distance: batches of frames, and of pairs of states.
+        proprio, locator: batches of frames. distance: of pairs of states.
         predictor, macro: clips of `rollout_steps` actions, and of `macro_steps` chunks.
         state_noise: σ_s, what counts as noise in the predicted states of the coarse level.
         action_noise: σ_a, the same for decoded actions; about the noise that play itself has.
@@ -38,13 +40,16 @@ class TrainConfig:
         rollout_steps, macro_steps: steps that predictions are rolled out over in training.
         start_noise: standard deviation of what is added to a rollout's first state.
         decoder_noise: the same for the states that macro-actions are decoded in; those of a plan are predicted ones.
+        moving_share: of the stretches that macro-actions are learnt from, how many are to change the scene; the others
+            may. In most of play, and for most of the things in it, nothing does.
         num_threads: CPU threads.
     """
 
     proprio: FitConfig = field(default_factory=lambda: FitConfig(steps=6000, batch_size=256, learning_rate=2e-3))
     distance: FitConfig = field(default_factory=lambda: FitConfig(steps=4000, batch_size=256, learning_rate=2e-3))
+    locator: FitConfig = field(default_factory=lambda: FitConfig(steps=4000, batch_size=512, learning_rate=1e-3))
     predictor: FitConfig = field(default_factory=lambda: FitConfig(steps=14000, batch_size=128, learning_rate=2e-3))
-    macro: FitConfig = field(default_factory=lambda: FitConfig(steps=6000, batch_size=256, learning_rate=2e-3))
+    macro: FitConfig = field(default_factory=lambda: FitConfig(steps=6000, batch_size=512, learning_rate=2e-3))
     state_noise: float = 0.3
     action_noise: float = 0.2
     min_gap: int = 5
@@ -54,7 +59,8 @@ class TrainConfig:
     rollout_steps: int = 10
     macro_steps: int = 4
     start_noise: float = 0.03
-    decoder_noise: float = 0.1
+    decoder_noise: float = 0.03
+    moving_share: float = 0.9
     num_threads: int = 1
 
     def __post_init__(self) -> None:
@@ -62,8 +68,11 @@ class TrainConfig:
             raise InvalidInputError("state_noise and action_noise must be positive, the other noises at least 0")
         if not 1 <= self.min_gap <= self.max_gap:
             raise InvalidInputError(f"need 1 <= min_gap <= max_gap, got {self.min_gap} and {self.max_gap}")
-        if self.reconstruction_weight < 0:
-            raise InvalidInputError(f"reconstruction_weight must be at least 0, got {self.reconstruction_weight}")
+        if self.reconstruction_weight < 0 or not 0 <= self.moving_share <= 1:
+            raise InvalidInputError(
+                f"reconstruction_weight must be at least 0 and moving_share a share, got {self.reconstruction_weight} "
+                f"and {self.moving_share}"
+            )
         if min(self.spread_gap, self.rollout_steps, self.macro_steps, self.num_threads) < 1:
             raise InvalidInputError("spread_gap, rollout_steps, macro_steps and num_threads must be at least 1")
 
@@ -104,12 +113,13 @@ def train_heads(
     refines: str | None = None,
     progress: Progress | None = None,
 ) -> None:
-    """Train proprioception head, scene distance, predictor and macro-actions of `model` in place, one after the other.
+    """Train proprioception head, scene distance, locator, predictor and macro-actions of `model` in place, in that order.
 
     Each stage keeps its state in a folder of its own below `folder` and resumes from it.
 
     Args:
-        refines: what `model` was called, when it is trained already: only the predictor and the macro-actions go on.
+        refines: what `model` was called, when it is trained already: proprioception head and scene distance stay as they
+            are, the rest goes on.
     Raises:
         InvalidInputError: no episode is long enough, or `folder` holds the state of other settings.
         LatentMPCError: a loss is not finite any more.
@@ -122,11 +132,12 @@ def train_heads(
         stages: list[tuple[str, FitConfig, Callable[[], _Stage]]] = [
             ("proprio", config.proprio, lambda: _proprio_stage(model, clips, config)),
             ("distance", config.distance, lambda: _distance_stage(model, clips, config)),
+            ("locator", config.locator, lambda: _locator_stage(model, clips, config)),
             ("predictor", config.predictor, lambda: _predictor_stage(model, clips, config)),
             ("macro", config.macro, lambda: _macro_stage(model, clips, config)),
         ]
         for i, (name, fit_config, build) in enumerate(stages):
-            if refines is not None and name in FROZEN_IN_REFINEMENT:
+            if (refines is not None and name in FROZEN_IN_REFINEMENT) or (name == "locator" and model.locator is None):
                 continue
             module, losses = build()
             fit(
@@ -180,6 +191,30 @@ def _distance_stage(model: WorldModel, clips: Clips, config: TrainConfig) -> _St
     return distance, losses
 
 
+def _locator_stage(model: WorldModel, clips: Clips, config: TrainConfig) -> _Stage:
+    assert model.locator is not None
+    locator, states = model.locator, all_states(model, clips)
+    embedding = _in_parts(model.scene_distance.embedding, states) / model.scene_distance.scale.sqrt()
+    frames, ends = _starts(clips, 0), _ends(clips)
+    end_of = ends[torch.searchsorted(ends, frames)].to(embedding.device)
+    places = held_places(clips.proprio[frames], clips.action[frames], embedding[frames], end_of)
+    told = places[:, 0].isfinite()
+    frames, places = frames[told.cpu()], places[told]
+    if not len(frames):
+        raise InvalidInputError("nothing was ever held in this play, so that nothing can be located; set grasps=false")
+    locator.mean.copy_(places.mean(0))
+    locator.std.copy_(places.std(0).clamp_min(MIN_STD))
+
+    def losses(generator: torch.Generator) -> dict[str, Tensor]:
+        index = torch.randint(len(frames), (config.locator.batch_size,), generator=generator)
+        latent = model.split(states[frames[index]])[0]
+        latent = latent + config.start_noise * torch.randn(latent.shape, generator=generator).to(latent)
+        off = (locator(latent) - places[index]) / locator.std
+        return {"place": F.smooth_l1_loss(off, torch.zeros_like(off), beta=0.1)}
+
+    return locator, losses
+
+
 def _predictor_stage(model: WorldModel, clips: Clips, config: TrainConfig) -> _Stage:
     draw = _clip_sampler(model, clips, config.rollout_steps, config.predictor.batch_size)
 
@@ -199,18 +234,18 @@ def _predictor_stage(model: WorldModel, clips: Clips, config: TrainConfig) -> _S
 def _macro_stage(model: WorldModel, clips: Clips, config: TrainConfig) -> _Stage:
     chunk, macro = model.config.chunk_length, model.macro
     draw = _clip_sampler(model, clips, config.macro_steps * chunk, config.macro.batch_size)
-    draw_goals = _goal_sampler(model, clips, chunk, macro.max_steps, config.macro.batch_size)
+    draw_goals = _goal_sampler(model, clips, config.moving_share, config.macro.batch_size)
 
     def noisy(s: Tensor, std: float, generator: torch.Generator) -> Tensor:
         return s + std * torch.randn(s.shape, generator=generator).to(s)
 
     def losses(generator: torch.Generator) -> dict[str, Tensor]:
         state, actions, goal, steps = draw_goals(generator)
-        state, goal = noisy(state, config.decoder_noise, generator), noisy(goal, config.start_noise, generator)
+        view, goal = model.view(noisy(state, config.decoder_noise, generator), goal)
         time = macro.time(steps)
-        mean, log_var = macro.posterior(state, goal, time, actions)
+        mean, log_var = macro.posterior(view, goal, time, actions)
         x = mean + torch.randn(mean.shape, generator=generator).to(mean) * (0.5 * log_var).exp()
-        decoded = macro.decode_at(state, goal, time, x)
+        decoded = macro.decode_at(view, goal, time, x)
         terms = {
             "actions": gaussian_nll(decoded, actions, config.action_noise, event_dims=2),
             "kl": gaussian_kl(mean, log_var),
@@ -242,24 +277,50 @@ def _clip_sampler(
 
 
 def _goal_sampler(
-    model: WorldModel, clips: Clips, length: int, max_steps: int, batch_size: int
+    model: WorldModel, clips: Clips, moving_share: float, batch_size: int
 ) -> Callable[[torch.Generator], tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """Draws states (B, D), the `length` actions that follow (B, length, A), states reached later (B, D), and when (B,).
+    """Draws states (B, D), the actions that follow (B, C, A), places reached later (B, 3 or E), and when (B,).
 
-    The goals lie `length` to `max_steps` steps ahead, at the episode's end where that comes first.
+    The goals lie one chunk to `macro.max_steps` steps ahead, at the episode's end where that comes first.
     """
+    length, max_steps = model.macro.chunk_length, model.macro.max_steps
     states = all_states(model, clips)
-    starts, frames = _starts(clips, length), _starts(clips, 0)
-    ends = frames[~torch.isin(frames, _starts(clips, 1))]  # last frames of the episodes
+    codes = _in_parts(model.scene_distance.code, states)
+    places = _in_parts(model.place, states)
+    starts, ends = _starts(clips, length), _ends(clips)
     ahead = torch.arange(length)
+    moving = torch.zeros(len(starts), dtype=torch.bool)
+    for steps in (max_steps // 2, max_steps):
+        later = torch.minimum(starts + steps, ends[torch.searchsorted(ends, starts)])
+        moving |= (codes[starts] - codes[later]).square().sum(-1) > MOVED * 2 * model.config.embedding_dim
+    moved = starts[moving]
+    num_moving = round(moving_share * batch_size) if len(moved) else 0
 
     def draw(generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        first = starts[torch.randint(len(starts), (batch_size,), generator=generator)]
+        first = torch.cat(
+            [
+                among[torch.randint(len(among), (count,), generator=generator)]
+                for among, count in ((moved, num_moving), (starts, batch_size - num_moving))
+                if count
+            ]
+        )
         later = first + torch.randint(length, max_steps + 1, (batch_size,), generator=generator)
         goal = torch.minimum(later, ends[torch.searchsorted(ends, first)])
-        return states[first], clips.action[first[:, None] + ahead], states[goal], goal - first
+        return states[first], clips.action[first[:, None] + ahead], places[goal], goal - first
 
     return draw
+
+
+@torch.no_grad()
+def _in_parts(function: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
+    """A function of rows (F, …), some at a time."""
+    return torch.cat([function(part) for part in rows.split(8192)])
+
+
+def _ends(clips: Clips) -> Tensor:
+    """Last frames of the episodes, ascending."""
+    frames = _starts(clips, 0)
+    return frames[~torch.isin(frames, _starts(clips, 1))]
 
 
 def _starts(clips: Clips, length: int) -> Tensor:
