@@ -34,7 +34,7 @@ from latent_mpc.planner.rollout import rollout, rollout_macros
 from latent_mpc.planner.search import Iteration
 from latent_mpc.planner.shift import shift
 from latent_mpc.shipped import weights_folder
-from latent_mpc.tool_guardrails import hand_is_free, tool_keep_outs, tool_violation
+from latent_mpc.tool_guardrails import hand_holds, hand_is_up, tool_keep_outs, tool_violation
 from latent_mpc.types import (
     InvalidInputError,
     Observation,
@@ -233,7 +233,7 @@ class Agent:
 
     @torch.no_grad()
     def refocus(self, observation: Mapping[str, Any]) -> bool:
-        """Turn to another thing, if the hand is free and the one in focus is where the goal image shows it.
+        """Turn to another thing, if the one in focus is where the goal image shows it and the hand has left it.
 
         Call it before planning anew. The next is the one that is furthest off and whose place is not taken by another.
         With all in place the focus stays. After `patience` plans for one thing another that waits has its turn.
@@ -262,8 +262,9 @@ class Agent:
         open_goals = self._open(goals)
         off = distance(states, goals) / torch.maximum(self._open(states), open_goals)  # (Q,)
         if self.trace is not None:
-            in_turn = off[self.focus] > 1 and self._plans_in_focus <= config.patience
-            if in_turn or not hand_is_free(self.model, states[0]):
+            arranged = bool(off[self.focus] <= 1)
+            done = hand_is_up(self.model, states[0]) if arranged else self._plans_in_focus > config.patience
+            if not done or hand_holds(self.model, states[0]):
                 return self.focus
             off[self.focus] = 1.0  # arranged, or another has its turn
         taken = distance(goals[:, None], states) <= TAKEN * open_goals[:, None]  # (Q, Q): i's place by j

@@ -17,14 +17,16 @@ from latent_mpc.planner.guardrails import Constraint, keep_outs
 from latent_mpc.types import InvalidInputError, WorkspaceSpec
 from latent_mpc.world_model.model import WorldModel
 
-EMPTY_OPENING_M = 0.015  # fingers closer than this hold nothing
-OPEN_M = 0.068  # fingers further apart than this hold nothing either
-FREE_HEIGHT_M = 0.09  # a hand that holds nothing this far up touches nothing when it goes elsewhere
+EMPTY_OPENING_M = 0.006  # fingers closer than this hold nothing, not even the wall of a cup
+OPEN_M = 0.06  # fingers further apart than this hold nothing either
+WIDE_M = 0.068  # but for the widest things
+FREE_HEIGHT_M = 0.09  # a hand this far up touches nothing when it goes elsewhere
 UNIT_M = 0.05  # distances count in units of this
 FREE_M = 0.01  # a sideways step that is no carrying
 DROP_M = 0.05  # what is held may be let go below this height of the tool
 OPENING_M = 0.01  # fingers that open this far in a step let go
 DRAG_WEIGHT, DROP_WEIGHT = 2.0, 3.0
+THIN_M = 0.0015  # softness of the bound on what is empty
 BLUR_M = 0.004  # softness of the openings' bounds: predictions are not exact
 CROWD_M = 0.035  # between a finger's middle and the middle of a thing beside it: half of each
 CROWD_HEIGHT_M = 0.09  # of the tool: lower down, fingers and what they hold meet what stands there
@@ -92,7 +94,7 @@ def tool_violation(
     position, opening = _tool(model, states)
     low, high = position.new_tensor(config.tool_low_m), position.new_tensor(config.tool_high_m)
     outside = (position - position.clamp(low, high)).abs().sum(-1) / UNIT_M
-    empty = torch.sigmoid((EMPTY_OPENING_M - opening) / BLUR_M)
+    empty = torch.sigmoid((EMPTY_OPENING_M - opening) / THIN_M)
     violation = outside + empty * _depth(position[..., 2], config.clearance_m)
     if start is not None:
         first_position, first_opening = _tool(model, start)
@@ -125,11 +127,14 @@ def _crowding(model: WorldModel, states: Tensor, others: Tensor) -> Tensor:
     return CROWD_WEIGHT * intrusion * (3.0 * _depth(position[..., 2], CROWD_HEIGHT_M)).clamp_max(1.0)
 
 
-def hand_is_free(model: WorldModel, state: Tensor) -> bool:
-    """Whether the hand of a state (D,) holds nothing, up where it can turn to something else."""
-    position, opening = _tool(model, state)
-    holds = EMPTY_OPENING_M < float(opening) < OPEN_M
-    return not holds and float(position[2]) >= FREE_HEIGHT_M
+def hand_holds(model: WorldModel, state: Tensor) -> bool:
+    """Whether the fingers of a state (D,) are neither open nor closed upon nothing."""
+    return EMPTY_OPENING_M / 2 < float(_tool(model, state)[1]) < WIDE_M
+
+
+def hand_is_up(model: WorldModel, state: Tensor) -> bool:
+    """Whether the hand of a state (D,) can go sideways and touch nothing."""
+    return float(_tool(model, state)[0][2]) >= FREE_HEIGHT_M
 
 
 def _tool(model: WorldModel, states: Tensor) -> tuple[Tensor, Tensor]:

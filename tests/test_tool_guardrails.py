@@ -12,7 +12,8 @@ from latent_mpc.tool_guardrails import (
     FINGER_M,
     HAND_M,
     GuardrailConfig,
-    hand_is_free,
+    hand_holds,
+    hand_is_up,
     tool_keep_outs,
     tool_violation,
 )
@@ -55,7 +56,7 @@ def test_single_states(tool, expected, model):
         ([(0.5, 0.0, 0.02, 0.04), (0.5, 0.06, 0.02, 0.04)], [0, 2]),  # dragged 6 cm, 1 of which is free
         ([(0.5, 0.0, 0.09, 0.04), (0.5, 0.06, 0.09, 0.04)], [0, 0]),  # carried
         ([(0.5, 0.0, 0.09, 0.04), (0.5, 0.0, 0.02, 0.04)], [0, 0]),  # lifted and put down
-        ([(0.5, 0.06, 0.02, 0.08), (0.5, 0.06, 0.02, 0.04)], [0.095, 0]),  # moved open: 2 σ(-3); then closed
+        ([(0.5, 0.06, 0.02, 0.08), (0.5, 0.06, 0.02, 0.04)], [0.013, 0]),  # moved open: 2 σ(-5); then closed
         ([(0.5, 0.0, 0.10, 0.04), (0.5, 0.0, 0.10, 0.08)], [0, 3]),  # let go 5 cm too high
         ([(0.5, 0.0, 0.03, 0.04), (0.5, 0.0, 0.03, 0.08)], [0, 0]),  # let go on the table
         ([(0.5, 0.0, 0.20, 0.0), (0.5, 0.0, 0.20, 0.08)], [0, 0]),  # opened empty, high above the table
@@ -123,18 +124,16 @@ def test_the_fingers_are_where_the_simulators_are(yaw, model):
 
 
 @pytest.mark.parametrize(
-    ("height", "opening", "free"),
-    [
-        (0.10, 0.08, True),  # open, up
-        (0.10, 0.0, True),  # closed on nothing
-        (0.10, 0.04, False),  # holds a cube
-        (0.10, 0.06, False),  # holds something wide
-        (0.08, 0.08, False),  # open, but down among things
-        (0.02, 0.04, False),
-    ],
+    ("opening", "holds"),
+    [(0.08, False), (0.0, False), (0.005, True), (0.04, True), (0.06, True)],  # a cup's wall, a cube, something wide
 )
-def test_a_hand_is_free_when_it_holds_nothing_and_is_up(height, opening, free, model):
-    assert hand_is_free(model, state(0.5, 0.0, height, opening)) is free
+def test_a_hand_holds_what_keeps_its_fingers_apart(opening, holds, model):
+    assert hand_holds(model, state(0.5, 0.0, 0.1, opening)) is holds
+
+
+@pytest.mark.parametrize(("height", "up"), [(0.10, True), (0.08, False)])
+def test_a_hand_is_up_above_all_things(height, up, model):
+    assert hand_is_up(model, state(0.5, 0.0, height, 0.08)) is up
 
 
 def test_a_batch_is_its_rollouts_and_the_weight_scales(model):

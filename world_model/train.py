@@ -113,13 +113,13 @@ def train_heads(
     refines: str | None = None,
     progress: Progress | None = None,
 ) -> None:
-    """Train proprioception head, scene distance, locator, predictor and macro-actions of `model` in place, in that order.
+    """Train proprioception head, scene distance, locator, predictor and macro-actions of `model` in place, in turn.
 
     Each stage keeps its state in a folder of its own below `folder` and resumes from it.
 
     Args:
-        refines: what `model` was called, when it is trained already: proprioception head and scene distance stay as they
-            are, the rest goes on.
+        refines: what `model` was called, when it is trained already: proprioception head and scene distance stay, the
+            rest goes on.
     Raises:
         InvalidInputError: no episode is long enough, or `folder` holds the state of other settings.
         LatentMPCError: a loss is not finite any more.
