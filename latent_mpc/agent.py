@@ -125,6 +125,7 @@ class Agent:
         self._settle = cem(c.settle, m.chunk_length, m.action_dim)
         self._flat = cem(c.flat, c.flat_horizon, m.action_dim)
         self._goal: Tensor | None = None
+        self._others: Tensor | None = None  # places (J, 3) of the things that are not in focus
 
     def reset(self, goal_image: NDArray[np.uint8], *, seed: int | None = None) -> None:
         """Set the goal and forget the plan.
@@ -142,7 +143,7 @@ class Agent:
             self._goals = self.model.observe_goal(self._for_each_hue(images), self._hues)  # (Q, D)
         self.focus = 0
         self._places = torch.full((len(self._goals), 3), torch.nan, device=self.device)
-        self._others: Tensor | None = None
+        self._others = None
         self._aim()
         self._generator = torch.Generator()
         if seed is None:

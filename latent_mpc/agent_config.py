@@ -58,11 +58,11 @@ class AgentConfig:
     settle: SearchConfig = SearchConfig(96, 4, 0.5)
     flat_horizon: int = 25
     flat: SearchConfig = SearchConfig(51, 3)
-    execute_steps: int = 4
+    execute_steps: int = 3
     settle_steps: int = 1
     track: bool = True
     patience: int = 6
-    noise_margin: float = 6.0
+    noise_margin: float = 4.0
     latent_weight: float = 0.01
     arm_weight: float = 0.03
     subgoal_arm_weight: float = 0.5

@@ -17,7 +17,8 @@ from latent_mpc.planner.guardrails import Constraint, keep_outs
 from latent_mpc.types import InvalidInputError, WorkspaceSpec
 from latent_mpc.world_model.model import WorldModel
 
-EMPTY_OPENING_M = 0.006  # fingers closer than this hold nothing, not even the wall of a cup
+EMPTY_OPENING_M = 0.015  # fingers predicted closer than this hold nothing
+WALL_M = 0.003  # fingers seen further apart than this hold something, be it the wall of a cup
 OPEN_M = 0.06  # fingers further apart than this hold nothing either
 WIDE_M = 0.068  # but for the widest things
 FREE_HEIGHT_M = 0.09  # a hand this far up touches nothing when it goes elsewhere
@@ -25,8 +26,7 @@ UNIT_M = 0.05  # distances count in units of this
 FREE_M = 0.01  # a sideways step that is no carrying
 DROP_M = 0.05  # what is held may be let go below this height of the tool
 OPENING_M = 0.01  # fingers that open this far in a step let go
-DRAG_WEIGHT, DROP_WEIGHT = 2.0, 3.0
-THIN_M = 0.0015  # softness of the bound on what is empty
+DRAG_WEIGHT, DROP_WEIGHT = 4.0, 3.0
 BLUR_M = 0.004  # softness of the openings' bounds: predictions are not exact
 CROWD_M = 0.035  # between a finger's middle and the middle of a thing beside it: half of each
 CROWD_HEIGHT_M = 0.09  # of the tool: lower down, fingers and what they hold meet what stands there
@@ -94,14 +94,14 @@ def tool_violation(
     position, opening = _tool(model, states)
     low, high = position.new_tensor(config.tool_low_m), position.new_tensor(config.tool_high_m)
     outside = (position - position.clamp(low, high)).abs().sum(-1) / UNIT_M
-    empty = torch.sigmoid((EMPTY_OPENING_M - opening) / THIN_M)
+    empty = torch.sigmoid((EMPTY_OPENING_M - opening) / BLUR_M)
     violation = outside + empty * _depth(position[..., 2], config.clearance_m)
     if start is not None:
         first_position, first_opening = _tool(model, start)
         before = torch.cat([first_position.expand_as(position[..., :1, :]), position[..., :-1, :]], dim=-2)
         opening_before = torch.cat([first_opening.expand_as(opening[..., :1]), opening[..., :-1]], dim=-1)
         sideways = (position - before)[..., :2].norm(dim=-1)
-        shut = torch.sigmoid((OPEN_M - torch.maximum(opening, opening_before)) / BLUR_M)
+        shut = torch.sigmoid((WIDE_M - torch.maximum(opening, opening_before)) / BLUR_M)
         depth = _depth(torch.maximum(position[..., 2], before[..., 2]), config.clearance_m)
         # Exactly 0 for open and for empty fingers: at rest at the goal nothing else is left of the energy.
         room = torch.minimum(OPEN_M - opening_before, opening_before - EMPTY_OPENING_M)
@@ -129,7 +129,7 @@ def _crowding(model: WorldModel, states: Tensor, others: Tensor) -> Tensor:
 
 def hand_holds(model: WorldModel, state: Tensor) -> bool:
     """Whether the fingers of a state (D,) are neither open nor closed upon nothing."""
-    return EMPTY_OPENING_M / 2 < float(_tool(model, state)[1]) < WIDE_M
+    return WALL_M < float(_tool(model, state)[1]) < WIDE_M
 
 
 def hand_is_up(model: WorldModel, state: Tensor) -> bool:
