@@ -189,7 +189,8 @@ class Agent:
     def _open(self, states: Tensor) -> Tensor:
         """How far states (N, D) that count as the same may be apart, as a distance (N,)."""
         spread = self.model.scene_distance.spread(states)
-        return self.config.noise_margin * spread.clamp_min(float(self.model.scene_noise.clamp_min(1e-6)))
+        noise = float(self.model.scene_noise.clamp_min(1e-6))
+        return self.config.noise_margin * (self.config.spread_margin * spread).clamp_min(noise)
 
     def act(self, observation: Mapping[str, Any]) -> NDArray[np.float32]:
         """The next action (A,) in [-1, 1]; reads only `image` and `proprio` of the observation.

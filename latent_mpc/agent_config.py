@@ -44,6 +44,7 @@ class AgentConfig:
         patience: plans for one thing among several before another that waits has its turn.
         noise_margin: ε in units of the model's median prediction error over a chunk, or of what the goal image leaves
             open where that is more.
+        spread_margin: weight of what the goal image leaves open, which is a median, beside the model's error.
         latent_weight, arm_weight: κ and λ, towards the goal.
         subgoal_arm_weight: λ towards a subgoal, where κ is 1 and d does not count.
         guardrails: soft ones, on the tool.
@@ -62,7 +63,8 @@ class AgentConfig:
     settle_steps: int = 1
     track: bool = True
     patience: int = 6
-    noise_margin: float = 4.0
+    noise_margin: float = 6.0
+    spread_margin: float = 2.0
     latent_weight: float = 0.01
     arm_weight: float = 0.03
     subgoal_arm_weight: float = 0.5
@@ -74,7 +76,10 @@ class AgentConfig:
             raise UnknownNameError("planner", self.planner, list(PLANNERS))
         if self.coarse_dynamics not in ("decoded", "macro"):
             raise UnknownNameError("coarse dynamics", self.coarse_dynamics, ["decoded", "macro"])
-        if min(self.latent_weight, self.arm_weight, self.subgoal_arm_weight) < 0 or self.noise_margin <= 0:
-            raise InvalidInputError("weights must be at least 0, noise_margin positive")
+        if (
+            min(self.latent_weight, self.arm_weight, self.subgoal_arm_weight) < 0
+            or min(self.noise_margin, self.spread_margin) <= 0
+        ):
+            raise InvalidInputError("weights must be at least 0, noise_margin and spread_margin positive")
         if min(self.execute_steps, self.settle_steps, self.coarse_horizon, self.flat_horizon, self.patience) < 1:
             raise InvalidInputError("steps, horizons and patience must be at least 1")

@@ -200,6 +200,7 @@ def test_load_agent_refuses(tmp_path, model):
         lambda: AgentConfig(arm_weight=-1.0),
         lambda: AgentConfig(execute_steps=0),
         lambda: AgentConfig(noise_margin=0.0),
+        lambda: AgentConfig(spread_margin=0.0),
         lambda: AgentConfig(patience=0),
         lambda: SearchConfig(10, 0),
         lambda: SearchConfig(10, 1, 0.0),
