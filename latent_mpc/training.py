@@ -164,7 +164,7 @@ def train(
     }
     save_world_model(out, model, metrics={}, training=training)
     if init is not None:
-        shutil.copyfile(weights_folder(init) / GALLERY_NAME, out / GALLERY_NAME)
+        _copy_gallery(init, out)
         return f"world model written to {out}; next: latent-mpc eval --weights {out}"
     dataset, episodes = splits[0]
     frames = dataset.clip_starts(0, episodes)
@@ -279,8 +279,15 @@ def attend(config: AttendConfig, *, data: Sequence[Path], weights: str, out: Pat
     attentive.load_state_dict(of_the_model | {f"encoder.{k}": v for k, v in encoder.state_dict().items()})
     training = {"seed": seed, "taught_by": weights, "looks": len(glimpses.frame), "distil": asdict(config.training)}
     save_world_model(out, attentive, metrics={}, training=training)
-    shutil.copyfile(weights_folder(weights) / GALLERY_NAME, out / GALLERY_NAME)
+    _copy_gallery(weights, out)
     return f"world model written to {out}; next: latent-mpc eval --weights {out} 'tasks=[PickPlace]' env.num_objects=4"
+
+
+def _copy_gallery(weights: str, out: Path) -> None:
+    """Show what `out` predicts by the same frames as the weights that it came from, where those have any."""
+    gallery = weights_folder(weights) / GALLERY_NAME
+    if gallery.is_file() and gallery.resolve() != (out / GALLERY_NAME).resolve():
+        shutil.copyfile(gallery, out / GALLERY_NAME)
 
 
 def _show(bar: tqdm, step: int, losses: Mapping[str, float]) -> None:

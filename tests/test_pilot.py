@@ -30,7 +30,8 @@ def agent():
     model.proprio_mean.copy_(torch.tensor([0.5, 0.0, 0.15, 0.0, 1.0, 0.04]))
     model.proprio_std.copy_(torch.tensor([0.1, 0.1, 0.05, 0.3, 0.1, 0.03]))
     small = SearchConfig(16, 2)
-    config = AgentConfig(coarse=small, fine=small, settle=small, guardrails=GuardrailConfig(weight=0.0))
+    still = GuardrailConfig(weight=0.0)
+    config = AgentConfig(coarse=small, fine=small, settle=small, execute_steps=4, guardrails=still)
     return Agent(model.requires_grad_(False).eval(), config)
 
 

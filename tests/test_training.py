@@ -69,14 +69,14 @@ def refused(*words: object) -> str:
     return result.output
 
 
-def test_refinement_trains_dynamics_and_macro_actions_alone(made: Path) -> None:
+def test_refinement_leaves_what_a_goal_means(made: Path) -> None:
     base, refined = load_world_model(made / "base")[0], load_world_model(made / "refined")[0]
     changed = {
         name.split(".")[0]
         for (name, old), new in zip(base.state_dict().items(), refined.state_dict().values(), strict=True)
         if not torch.equal(old, new)
     }
-    assert changed == {"predictor", "macro", "scene_noise"}
+    assert changed == {"locator", "predictor", "macro", "scene_noise"}
     training = load_world_model(made / "refined")[1].config["training"]
     assert training["episodes"] == [3, 3] and training["refines"] == str(made / "base")
 

@@ -68,6 +68,8 @@ class Episode:
         frames = [len(array) for array in arrays if array is not None]
         if t < 1 or any(count != t + 1 for count in frames):
             raise InvalidInputError(f"an episode of {t} actions needs {t + 1} frames, got {frames}")
+        if (self.solo_image is None) != (self.solo_rgb is None):
+            raise InvalidInputError("solo_image and solo_rgb belong together: give both or neither")
 
 
 @dataclass(frozen=True)
