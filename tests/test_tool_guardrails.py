@@ -53,10 +53,10 @@ def test_single_states(tool, expected, model):
 @pytest.mark.parametrize(
     ("tools", "expected"),
     [
-        ([(0.5, 0.0, 0.02, 0.04), (0.5, 0.06, 0.02, 0.04)], [0, 2]),  # dragged 6 cm, 1 of which is free
+        ([(0.5, 0.0, 0.02, 0.04), (0.5, 0.06, 0.02, 0.04)], [0, 4]),  # dragged 6 cm, 1 of which is free
         ([(0.5, 0.0, 0.09, 0.04), (0.5, 0.06, 0.09, 0.04)], [0, 0]),  # carried
         ([(0.5, 0.0, 0.09, 0.04), (0.5, 0.0, 0.02, 0.04)], [0, 0]),  # lifted and put down
-        ([(0.5, 0.06, 0.02, 0.08), (0.5, 0.06, 0.02, 0.04)], [0.013, 0]),  # moved open: 2 σ(-5); then closed
+        ([(0.5, 0.06, 0.02, 0.08), (0.5, 0.06, 0.02, 0.04)], [0.19, 0]),  # moved open: 4 σ(-3); then closed
         ([(0.5, 0.0, 0.10, 0.04), (0.5, 0.0, 0.10, 0.08)], [0, 3]),  # let go 5 cm too high
         ([(0.5, 0.0, 0.03, 0.04), (0.5, 0.0, 0.03, 0.08)], [0, 0]),  # let go on the table
         ([(0.5, 0.0, 0.20, 0.0), (0.5, 0.0, 0.20, 0.08)], [0, 0]),  # opened empty, high above the table
