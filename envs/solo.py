@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latent_mpc.envs import scene
+from latent_mpc.envs.play import ROUND_SHAPES
 from latent_mpc.envs.rendering import make_renderer, render
 from latent_mpc.envs.tabletop import TabletopEnv
 
 CUBE = scene.ObjectSpec("cube", (0.02, 0.02, 0.02), scene.COLOURS["red"])
-ROUND_SHAPES = ("cylinder", "sphere", "cup", "plate")
 
 
 class SoloView:
