@@ -43,6 +43,16 @@ def _select_backend() -> None:
     )
 
 
+class OffscreenRenderer(mujoco.Renderer):
+    """MuJoCo's, but that closing one leaves the others alone."""
+
+    def close(self) -> None:
+        """Free what this renderer has on the graphics card; may be called twice."""
+        if self._gl_context and self._mjr_context:  # its names mean other renderers' things in their contexts
+            self._gl_context.make_current()
+        super().close()
+
+
 def make_renderer(model: mujoco.MjModel, height: int, width: int) -> mujoco.Renderer:
     """Return an offscreen renderer without shadows, reflections and skybox (ten times faster in software).
 
@@ -56,7 +66,7 @@ def make_renderer(model: mujoco.MjModel, height: int, width: int) -> mujoco.Rend
     model.vis.quality.offsamples = 0
     model.vis.quality.shadowsize = 0
     try:
-        renderer = mujoco.Renderer(model, height, width)
+        renderer = OffscreenRenderer(model, height, width)
     except Exception as error:
         raise NoOpenGLError(
             f"OpenGL backend {os.environ.get('MUJOCO_GL') or 'auto'!r} failed: {error}. On Debian or Ubuntu type: "

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import mujoco
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from latent_mpc.types import InvalidInputError, UnknownNameError
 
@@ -191,6 +191,20 @@ def look_at(position: tuple[float, ...], target: tuple[float, ...]) -> NDArray[n
     quat = np.empty(4)
     mujoco.mju_mat2Quat(quat, R_WC.ravel())
     return quat
+
+
+def orbit_camera(
+    model: mujoco.MjModel, name: str, azimuth_deg: float, elevation_deg: float, shift_m: ArrayLike = (0, 0, 0)
+) -> None:
+    """Move a camera around the point that it looks at, then along the world's axes, and aim it there again."""
+    position, target = (np.array(v) for v in CAMERAS[name])
+    x, y, z = position - target
+    around = np.arctan2(y, x) + np.deg2rad(azimuth_deg)
+    up = min(np.arctan2(z, np.hypot(x, y)) + np.deg2rad(elevation_deg), np.pi / 2 - 0.1)  # over the top it turns
+    ray = np.array([np.cos(up) * np.cos(around), np.cos(up) * np.sin(around), np.sin(up)])
+    moved = target + np.linalg.norm(position - target) * ray + shift_m
+    index = model.camera(name).id
+    model.cam_pos[index], model.cam_quat[index] = moved, look_at(tuple(moved), tuple(target))
 
 
 def set_object(model: mujoco.MjModel, index: int, spec: ObjectSpec) -> None:

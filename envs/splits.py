@@ -43,6 +43,7 @@ PATIENT_DRAWS = 100  # for a colour before the gap shrinks
 UNSEEN_HUE_DEG = 15.0  # what is nearer than this to an unseen colour's hue is unseen, too
 CAMERA_JITTER_DEG = 10.0
 CAMERA_JITTER_M = 0.05
+CAMERA_GAP_DEG = 1.0  # between the split's cameras and those of RandomisationConfig.camera_beyond_deg
 
 
 @dataclass(frozen=True)
@@ -150,6 +151,12 @@ def _blend(
     return np.rint(255 * (np.multiply.outer(1 - mix, one) + np.multiply.outer(mix, other))).astype(np.uint8)
 
 
+def camera_beyond(most_deg: float, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Azimuth and elevation, degrees, of a camera that stands where camera-jitter's never does: both of them further
+    from the usual than any of its, up to `most_deg`."""
+    return rng.choice([-1, 1], 2) * rng.uniform(CAMERA_JITTER_DEG + CAMERA_GAP_DEG, most_deg, 2)
+
+
 def dress_objects(
     split: str | None, objects: list[scene.ObjectSpec], rng: np.random.Generator
 ) -> list[scene.ObjectSpec]:
@@ -170,16 +177,9 @@ def dress_scene(split: str | None, model: mujoco.MjModel, camera: str, rng: np.r
         model.geom_matid[table] = model.material(str(rng.choice(list(table_textures())))).id
         model.geom_rgba[table] = 1
     elif split == CAMERA:
-        position, target = (np.array(v) for v in scene.CAMERAS[camera])
-        azimuth, elevation = np.deg2rad(rng.uniform(-CAMERA_JITTER_DEG, CAMERA_JITTER_DEG, 2))
-        index = model.camera(camera).id
-        x, y, z = position - target
-        reach = np.hypot(x, y)
-        around = np.arctan2(y, x) + azimuth
-        up = min(np.arctan2(z, reach) + elevation, np.pi / 2 - 0.1)  # over the top the picture turns
-        ray = np.array([np.cos(up) * np.cos(around), np.cos(up) * np.sin(around), np.sin(up)])
-        moved = target + np.linalg.norm(position - target) * ray + rng.uniform(-CAMERA_JITTER_M, CAMERA_JITTER_M, 3)
-        model.cam_pos[index], model.cam_quat[index] = moved, scene.look_at(tuple(moved), tuple(target))
+        azimuth_deg, elevation_deg = rng.uniform(-CAMERA_JITTER_DEG, CAMERA_JITTER_DEG, 2)
+        shift_m = rng.uniform(-CAMERA_JITTER_M, CAMERA_JITTER_M, 3)
+        scene.orbit_camera(model, camera, azimuth_deg, elevation_deg, shift_m)
     elif split == LIGHT:
         light = LIGHTS[str(rng.choice(list(LIGHTS)))]
         lamp = model.light("lamp").id

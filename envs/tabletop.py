@@ -20,6 +20,7 @@ from latent_mpc.types import InvalidInputError, UnknownNameError
 ACTION_DIM = 5  # dx, dy, dz, dyaw, gripper
 PROPRIO_DIM = 6  # x, y, z (m), sin yaw, cos yaw, finger opening (m)
 MIN_START_DISTANCE_M = 0.10
+MOST_ORBIT_DEG = 40.0  # from there on the cameras look over the table, or from straight above
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class RandomisationConfig:
             of the unseen (splits.py).
         camera_deg: largest rotation of the camera about each of its axes.
         camera_m: largest displacement of the camera along each world axis.
+        camera_beyond_deg: in half of the cases the camera goes round the point that it looks at, its azimuth and its
+            elevation each by more than camera-jitter's ever do (splits.py) and by up to this; 0 for never.
         every_step: draw anew at each control step, too: for what learns to see, not for what learns to move.
     """
 
@@ -43,12 +46,19 @@ class RandomisationConfig:
     object_colour: bool = False
     camera_deg: float = 0.0
     camera_m: float = 0.0
+    camera_beyond_deg: float = 0.0
     every_step: bool = False
 
     def __post_init__(self) -> None:
         for name in ("light", "table_colour", "camera_deg", "camera_m"):
             if getattr(self, name) < 0:
                 raise InvalidInputError(f"randomisation.{name} must be at least 0, got {getattr(self, name)}")
+        least_deg = splits.CAMERA_JITTER_DEG + splits.CAMERA_GAP_DEG
+        if self.camera_beyond_deg != 0 and not least_deg <= self.camera_beyond_deg <= MOST_ORBIT_DEG:
+            raise InvalidInputError(
+                f"randomisation.camera_beyond_deg must be 0 or from {least_deg:g} to {MOST_ORBIT_DEG:g}, got "
+                f"{self.camera_beyond_deg}"
+            )
 
 
 @dataclass(frozen=True)
@@ -356,6 +366,8 @@ class TabletopEnv(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.float32]]):
         m.geom_rgba[table, :3] = np.clip(m.geom_rgba[table, :3] + rng.uniform(-r.table_colour, r.table_colour, 3), 0, 1)
         if r.table_texture and rng.random() < 0.5:
             m.geom_matid[table] = m.material(str(rng.choice(list(splits.training_textures())))).id
+        if r.camera_beyond_deg and rng.random() < 0.5:
+            scene.orbit_camera(m, c.camera, *splits.camera_beyond(r.camera_beyond_deg, rng))
         camera = m.camera(c.camera).id
         m.cam_pos[camera] += rng.uniform(-r.camera_m, r.camera_m, 3)
         rotation = np.deg2rad(rng.uniform(-r.camera_deg, r.camera_deg, 3))

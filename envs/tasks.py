@@ -20,7 +20,7 @@ LIFT_M = 0.03
 REST_SPEED_M_S = 0.02
 REST_STEPS = 2
 REACH_HEIGHT_M = 0.22  # higher up, the default camera's picture cuts the hand off
-REACH_RADIUS_M = 0.02
+REACH_RADIUS_M = 0.01
 OBJECT_GAP_M = 0.08
 ROOM_M = 0.10  # between objects where fingers must fit beside each of them
 CHAIN_SHARE = 0.5  # of Rearrange's episodes: one object goes where another one stood
@@ -208,7 +208,7 @@ def _poses(
 
 
 class Reach:
-    """Bring the tool within 2 cm of where the goal image shows it, 6 to 22 cm above the table.
+    """Bring the tool within 1 cm of where the goal image shows it, 6 to 22 cm above the table.
 
     The tool's box reaches up to 30 cm, but from 25 cm on the default camera's picture cuts the hand off.
     """

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from latent_mpc.agent_config import AgentConfig, SearchConfig
+from latent_mpc.goal_pose import GoalPose
 from latent_mpc.planner.guardrails import Rollout, margin
 from latent_mpc.planner.hierarchy import MACRO_BOX, CoarseLevel, Hierarchy, HierarchyPlan
 from latent_mpc.planner.mpc import RecedingHorizon
@@ -49,6 +50,7 @@ from latent_mpc.world_model.model import WorldModel, load_world_model
 
 TAKEN = 2.0  # a place is taken by what is nearer to it than this, in units of what counts as arranged
 HIDDEN = 10.0  # what leaves this much more open than the model's own error is not seen: it is where it was seen last
+SETTLED = 0.003  # mean square of what is left of the arm's way, in standard deviations of play: a centimetre or so
 NO_DEEPER_M = 0.001  # into a keep-out that the tool is in already: predictions are not exact
 
 
@@ -122,7 +124,7 @@ class Agent:
 
         self._coarse = cem(c.coarse, c.coarse_horizon, m.macro_dim, MACRO_BOX)
         self._fine = cem(c.fine, m.chunk_length, m.action_dim)
-        self._settle = cem(c.settle, m.chunk_length, m.action_dim)
+        self._settle = cem(c.settle, c.settle_horizon, m.action_dim)
         self._flat = cem(c.flat, c.flat_horizon, m.action_dim)
         self._goal: Tensor | None = None
         self._others: Tensor | None = None  # places (J, 3) of the things that are not in focus
@@ -155,6 +157,7 @@ class Agent:
     def _aim(self) -> None:
         """Plan from now on to bring what is in focus to its goal."""
         self._goal = self._goals[self.focus, None]  # (1, D)
+        self._goal_pose = GoalPose()
         self._plans_in_focus = 0
         self._noise = float(self._open(self._goal))
         dynamics = self.model.predictor if self.config.coarse_dynamics == "decoded" else None
@@ -291,12 +294,20 @@ class Agent:
         assert self._goal is not None
         return bool(self.model.scene_distance(state[0], self._goal[0]) <= self._noise)
 
-    def goal_energy(self, states: Tensor, start: Tensor | None = None) -> Tensor:
+    def _read_pose(self, state: Tensor) -> Tensor:
+        """The goal (1, D) with its pose as far as the arm's way to a state (1, D) has told it."""
+        latent, arm = self.model.split(state)
+        goal_latent, _ = self.model.split(self._goals[self.focus, None])
+        away = self.model.pose(goal_latent) - self.model.pose(latent)
+        return torch.cat([goal_latent, self._goal_pose.told(arm, away)], dim=-1)
+
+    def goal_energy(self, states: Tensor, start: Tensor | None = None, *, settling: bool = False) -> Tensor:
         """Energy to the goal, unitless.
 
         Args:
             states: (..., D); a rollout (..., H, D) when `start` is given.
             start: state (D,) that the rollout begins at, for the guardrails.
+            settling: the arm's pose counts by its logarithm, too, so that the last centimetre of its way does.
         Returns:
             (...).
         """
@@ -304,6 +315,9 @@ class Agent:
         goal, c = self._goal[0], self.config
         scene = (self.model.scene_distance(states, goal).clamp_min(self._noise) / self._noise).log()
         details = self._difference(states, goal, c.latent_weight, c.arm_weight)
+        if settling:
+            arm = self._difference(states, goal, 0.0, 1.0)
+            details = details + c.settle_arm_weight * (1 + arm / SETTLED).log()
         energy = scene + (-scene).exp() * details
         return energy + tool_violation(self.model, c.guardrails, states, start, self._others)
 
@@ -335,7 +349,8 @@ class Agent:
             PlanningFailed: no candidate had a finite cost.
         """
         if self._arranged(state):
-            direct = self._plan_directly(self._settle, state, previous, executed, deadline_s)
+            self._goal = self._read_pose(state)
+            direct = self._plan_directly(self._settle, state, previous, executed, deadline_s, settling=True)
             return direct, self.config.settle_steps
         return self._plan_hierarchy(state, previous, executed, deadline_s), self.config.execute_steps
 
@@ -398,6 +413,7 @@ class Agent:
         previous: Plan | HierarchyPlan | None,
         executed: int,
         deadline_s: float | None,
+        settling: bool = False,
     ) -> Plan:
         """Plan actions to the goal itself, without subgoals."""
         started = time.perf_counter()
@@ -406,7 +422,7 @@ class Agent:
             RolloutCost(
                 self.model.predictor,
                 state,
-                partial(self.goal_energy, start=state[0]),
+                partial(self.goal_energy, start=state[0], settling=settling),
                 "sum",
                 constraints=self._constraints,
             ),

@@ -37,7 +37,8 @@ class AgentConfig:
         coarse: search over `coarse_horizon` macro-actions, in multiples of their prior's standard deviation. Few
             iterations: late ones fit the model's errors.
         fine: search over actions towards the first subgoal, around the decoded macro-action.
-        settle: search over actions to the goal, once the scene is arranged.
+        settle: search over `settle_horizon` actions to the goal, once the scene is arranged; few, as the model comes to
+            believe that a hand that rests moves things.
         flat: search over `flat_horizon` actions of the flat planner; by default as many predictions as the hierarchy's.
         execute_steps: actions executed of a plan; settle_steps: of one that settles.
         track: between plans, search the rest of the fine plan again from what was seen, towards the same subgoal.
@@ -46,6 +47,7 @@ class AgentConfig:
             open where that is more.
         spread_margin: weight of what the goal image leaves open, which is a median, beside the model's error.
         latent_weight, arm_weight: κ and λ, towards the goal.
+        settle_arm_weight: λ of a plan that settles.
         subgoal_arm_weight: λ towards a subgoal, where κ is 1 and d does not count.
         guardrails: soft ones, on the tool.
         deadline_s: seconds a call of `act` may plan; None for no limit.
@@ -56,6 +58,7 @@ class AgentConfig:
     coarse_horizon: int = 5
     coarse: SearchConfig = SearchConfig(64, 2)
     fine: SearchConfig = SearchConfig(64, 2, 0.1)
+    settle_horizon: int = 2
     settle: SearchConfig = SearchConfig(96, 4, 0.5)
     flat_horizon: int = 25
     flat: SearchConfig = SearchConfig(51, 3)
@@ -63,10 +66,11 @@ class AgentConfig:
     settle_steps: int = 1
     track: bool = True
     patience: int = 6
-    noise_margin: float = 6.0
+    noise_margin: float = 4.0
     spread_margin: float = 2.0
     latent_weight: float = 0.01
     arm_weight: float = 0.03
+    settle_arm_weight: float = 0.2
     subgoal_arm_weight: float = 0.5
     guardrails: GuardrailConfig = field(default_factory=GuardrailConfig)
     deadline_s: float | None = None
@@ -77,9 +81,19 @@ class AgentConfig:
         if self.coarse_dynamics not in ("decoded", "macro"):
             raise UnknownNameError("coarse dynamics", self.coarse_dynamics, ["decoded", "macro"])
         if (
-            min(self.latent_weight, self.arm_weight, self.subgoal_arm_weight) < 0
+            min(self.latent_weight, self.arm_weight, self.settle_arm_weight, self.subgoal_arm_weight) < 0
             or min(self.noise_margin, self.spread_margin) <= 0
         ):
             raise InvalidInputError("weights must be at least 0, noise_margin and spread_margin positive")
-        if min(self.execute_steps, self.settle_steps, self.coarse_horizon, self.flat_horizon, self.patience) < 1:
+        if (
+            min(
+                self.execute_steps,
+                self.settle_steps,
+                self.settle_horizon,
+                self.coarse_horizon,
+                self.flat_horizon,
+                self.patience,
+            )
+            < 1
+        ):
             raise InvalidInputError("steps, horizons and patience must be at least 1")

@@ -179,6 +179,9 @@ def attend(
         ),
     ] = None,
     weights: Weights = "panda-tabletop",
+    init: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Go on from the eye of these weights, which attend already.")
+    ] = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the weights and checkpoints.")] = Path(
         "runs/attentive"
     ),
@@ -201,7 +204,17 @@ def attend(
 
         settings = settle(AttendConfig, "attend", config, overrides, show_config)
         folders = data or [Path("data/objects")]
-        typer.echo(run(settings, data=folders, weights=weights, out=out, seed=seed, device=resolve_device(device)))
+        typer.echo(
+            run(
+                settings,
+                data=folders,
+                weights=weights,
+                out=out,
+                seed=seed,
+                device=resolve_device(device),
+                init=init,
+            )
+        )
 
 
 @app.command("eval")

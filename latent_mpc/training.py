@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -122,7 +122,7 @@ def train(
     Args:
         data: play, and the practice that refines a model.
         encoder: folder that `pretrain` wrote; not read when there is `init`.
-        init: weights to go on from; their encoder, proprioception head and scene distance stay as they are.
+        init: weights to go on from; their encoder and scene distance stay as they are.
     """
     splits = [load_split(folder, config.max_episodes)[:2] for folder in data]
     for dataset, _ in splits:
@@ -235,34 +235,28 @@ def encode_solo(encoder: KeypointEncoder, folder: Path, dataset: PlayDataset) ->
     return torch.cat(latents), torch.cat(colours)
 
 
-def attend(config: AttendConfig, *, data: Sequence[Path], weights: str, out: Path, seed: int, device: str) -> str:
+def attend(
+    config: AttendConfig,
+    *,
+    data: Sequence[Path],
+    weights: str,
+    out: Path,
+    seed: int,
+    device: str,
+    init: str | None = None,
+) -> str:
     """Teach a world model to attend to one thing among many, and write it to `out`; returns what to tell the user.
 
     Args:
         data: play that shows its objects alone, too.
         weights: a model that knows one object; all of it but its encoder stays as it is.
+        init: weights that attend, whose encoder is taught further.
     """
     model, _ = load_world_model(weights_folder(weights))
     if isinstance(model.encoder, AttentiveEncoder):
         raise InvalidInputError(f"{weights} attends already: give the model that its encoder was taught by")
-    looks: list[Glimpses] = []
-    at = 0
-    for folder in data:
-        dataset, episodes, _ = load_split(folder, config.max_episodes)
-        z, rgb = encode_solo(model.encoder, folder, dataset)
-        frames = torch.from_numpy(dataset.clip_starts(0, episodes))
-        looks += [
-            Glimpses(
-                image=torch.from_numpy(dataset.image) if i == 0 else torch.empty(0, *dataset.image.shape[1:]).byte(),
-                proprio=torch.from_numpy(dataset.proprio) if i == 0 else torch.empty(0, dataset.proprio.shape[1]),
-                frame=at + frames,
-                rgb=rgb[frames, i],
-                z=z[frames, i],
-            )
-            for i in range(z.shape[1])
-        ]
-        at += len(dataset.image)
-    glimpses = Glimpses(*(torch.cat([getattr(g, f.name) for g in looks]) for f in fields(Glimpses)))
+    start = None if init is None else _attentive_encoder(init, config.attention)
+    glimpses = Glimpses.join([_glimpses(model.encoder, folder, config.max_episodes) for folder in data])
     with tqdm(total=config.training.fit.steps, desc="attend", unit="step") as bar:
         encoder = distil(
             glimpses,
@@ -272,15 +266,43 @@ def attend(config: AttendConfig, *, data: Sequence[Path], weights: str, out: Pat
             seed=seed,
             folder=out / "stages" / "attention",
             device=device,
+            init=start,
             progress=functools.partial(_show, bar),
         )
     attentive = WorldModel(config.attention, model.config)
     of_the_model = {k: v for k, v in model.state_dict().items() if not k.startswith("encoder.")}
     attentive.load_state_dict(of_the_model | {f"encoder.{k}": v for k, v in encoder.state_dict().items()})
-    training = {"seed": seed, "taught_by": weights, "looks": len(glimpses.frame), "distil": asdict(config.training)}
+    training = {
+        "seed": seed,
+        "taught_by": weights,
+        "refines": init,
+        "looks": len(glimpses.frame),
+        "distil": asdict(config.training),
+    }
     save_world_model(out, attentive, metrics={}, training=training)
     _copy_gallery(weights, out)
-    return f"world model written to {out}; next: latent-mpc eval --weights {out} 'tasks=[PickPlace]' env.num_objects=4"
+    return f"world model written to {out}; next: latent-mpc eval --weights {out} 'tasks=[PickPlace:4]'"
+
+
+def _attentive_encoder(name: str, config: AttentionConfig) -> AttentiveEncoder:
+    model, _ = load_world_model(weights_folder(name))
+    if not isinstance(model.encoder, AttentiveEncoder) or model.encoder.config != config:
+        raise InvalidInputError(f"{name} has no attentive encoder of the sizes that the settings ask for: {config}")
+    return model.encoder
+
+
+def _glimpses(encoder: KeypointEncoder, folder: Path, max_episodes: int | None) -> Glimpses:
+    """All looks at all objects in a dataset's training episodes."""
+    dataset, episodes, _ = load_split(folder, max_episodes)
+    z, rgb = encode_solo(encoder, folder, dataset)  # (F, N, …)
+    frames = torch.from_numpy(dataset.clip_starts(0, episodes))
+    return Glimpses(
+        image=torch.from_numpy(dataset.image),
+        proprio=torch.from_numpy(dataset.proprio),
+        frame=frames.repeat_interleave(z.shape[1]),
+        rgb=rgb[frames].flatten(0, 1),
+        z=z[frames].flatten(0, 1),
+    )
 
 
 def _copy_gallery(weights: str, out: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import latent_mpc
-from latent_mpc.agent import Agent
+from latent_mpc.agent import SETTLED, Agent
 from latent_mpc.agent_config import AgentConfig, SearchConfig
 from latent_mpc.tool_guardrails import GuardrailConfig
 from latent_mpc.types import InvalidInputError, UnknownNameError
@@ -214,14 +214,29 @@ def test_a_config_cannot_lie(make):
 
 
 def test_an_arranged_scene_is_planned_for_directly(model, observation):
-    agent = Agent(model, AgentConfig(**SMALL))
+    agent = Agent(model, AgentConfig(**SMALL, settle_horizon=3))
     model.scene_noise.fill_(1e9)
     try:
         agent.reset(observation["goal_image"], seed=0)
         agent.act(observation)
     finally:
         model.scene_noise.zero_()
-    assert agent.trace.subgoal is None and agent.trace.predicted_energy.shape == (5,)
+    assert agent.trace.subgoal is None and agent.trace.predicted_energy.shape == (3,)
+
+
+def test_settling_the_arms_way_counts_to_its_last_centimetre(model, observation):
+    """The energy of a pose near the goal's falls by its logarithm, of any other thing it does not ask."""
+    agent = Agent(model, AgentConfig(**SMALL, latent_weight=0.0, arm_weight=0.0, settle_arm_weight=2.0))
+    model.scene_noise.fill_(1e9)
+    try:
+        agent.reset(observation["goal_image"], seed=0)
+        goal, step = agent._goal[0], torch.cat([torch.zeros(8), torch.ones(6)])
+        near, far = (agent.goal_energy(goal + by * step, settling=True).item() for by in (0.1, 1.0))
+        assert near == pytest.approx(2 * np.log(1 + 0.01 / SETTLED), rel=1e-3)
+        assert far == pytest.approx(2 * np.log(1 + 1 / SETTLED), rel=1e-3)
+        assert agent.goal_energy(goal + step).item() == pytest.approx(0, abs=1e-6)
+    finally:
+        model.scene_noise.zero_()
 
 
 # ---- one thing among many ----

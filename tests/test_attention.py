@@ -13,7 +13,7 @@ from torch import Tensor
 
 from latent_mpc.shipped import image_size
 from latent_mpc.types import InvalidInputError
-from latent_mpc.world_model.attention import AttentionConfig, AttentiveEncoder
+from latent_mpc.world_model.attention import AttentionConfig, AttentiveEncoder, _centres, moments
 from latent_mpc.world_model.encoder import EncoderConfig
 from latent_mpc.world_model.focus import GREY, attend
 from latent_mpc.world_model.model import ModelConfig, WorldModel, load_world_model, save_world_model
@@ -68,6 +68,30 @@ def test_each_image_is_seen_for_its_own_hue_whatever_is_beside_it_in_the_batch(e
         torch.testing.assert_close(encoder(image, hue)[0], row)
     assert (z[0] - z[2]).abs().max() > 0.1
     torch.testing.assert_close(encoder(BESIDE.float(), HUE)[0], z[0])
+
+
+def test_moments_tell_a_blobs_middle_and_spread_exactly() -> None:
+    """A rectangle of 5 × 3 pixels, beside pixels that are next to nothing."""
+    focus = torch.full((1, 32, 32), 0.003)
+    focus[0, 20:23, 8:13] = 1.0
+    x, y, wide, high, together, area = moments(focus.flatten(1), _centres(32))[0].tolist()
+    assert x == pytest.approx((10.5 / 16) - 1, abs=0.01) and y == pytest.approx((21.5 / 16) - 1, abs=0.01)
+    pixel = 8 / 16  # in eighths of half an image
+    assert wide == pytest.approx(pixel * math.sqrt(2), rel=0.15) and high == pytest.approx(
+        pixel * math.sqrt(2 / 3), rel=0.3
+    )
+    assert abs(together) < 0.1 and area == pytest.approx(math.log(16), abs=0.02)
+
+
+def test_moments_of_a_slanting_line_are_correlated() -> None:
+    focus = torch.eye(16)[None]
+    assert moments(focus.flatten(1), _centres(16))[0, 4] == pytest.approx(1.0, abs=0.05)
+    assert moments(focus.flip(1).flatten(1), _centres(16))[0, 4] == pytest.approx(-1.0, abs=0.05)
+
+
+def test_moments_of_nothing_are_nothing() -> None:
+    seen = moments(torch.zeros(2, 64), _centres(8))
+    assert seen.isfinite().all() and seen.abs().max() < 0.01
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from latent_mpc.collect import CollectConfig
 from latent_mpc.config import load_config
 from latent_mpc.envs import scene, splits
 from latent_mpc.envs.tabletop import RandomisationConfig, TabletopConfig
-from latent_mpc.types import UnknownNameError
+from latent_mpc.types import InvalidInputError, UnknownNameError
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 OBJECTS = {"num_objects": 3, "shapes": ("cube", "box"), "image_size": 32, "supersample": 1}
@@ -61,8 +61,34 @@ def test_what_reaches_a_split_is_found_out():
         return splits.reached_by(TabletopConfig(randomisation=RandomisationConfig(**randomisation)))
 
     assert reached(light=0.3, table_colour=0.2, table_texture=True, object_colour=True, every_step=True) == []
+    assert reached(camera_beyond_deg=22.0) == []
     assert reached(camera_deg=1.0) == reached(camera_m=0.01) == ["camera-jitter"]
     assert reached(light=0.35) == ["light"]
+
+
+def orbit_deg(env, camera="front"):
+    """Azimuth and elevation of a camera about the point that it looks at."""
+    x, y, z = env.model.camera(camera).pos - np.array(scene.CAMERAS[camera][1])
+    return np.rad2deg([np.arctan2(y, x), np.arctan2(z, np.hypot(x, y))])
+
+
+def test_a_training_camera_stands_as_usual_or_beyond_the_splits(make):
+    env = make(image_size=8, randomisation=RandomisationConfig(camera_beyond_deg=20.0, every_step=True))
+    env.reset(seed=0, options={"goal_image": False})
+    usual = orbit_deg(make(image_size=8))
+    off = []
+    for _ in range(80):
+        env.step(np.zeros(5))
+        off.append(orbit_deg(env) - usual)
+    off = np.abs(off)
+    moved = off.max(1) > 1e-6
+    assert 20 < moved.sum() < 60 and off[moved].min() > splits.CAMERA_JITTER_DEG and off.max() <= 20 + 1e-6
+
+
+@pytest.mark.parametrize("deg", [5.0, 10.5, 60.0])
+def test_a_training_camera_in_the_splits_range_is_refused(deg):
+    with pytest.raises(InvalidInputError, match="0 or from 11 to 40"):
+        RandomisationConfig(camera_beyond_deg=deg)
 
 
 def test_no_configuration_can_name_an_unseen_colour_or_shape():

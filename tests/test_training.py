@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from latent_mpc import training
 from latent_mpc.cli import app
 from latent_mpc.config import load_config
+from latent_mpc.world_model.attention import AttentiveEncoder
 from latent_mpc.world_model.dataset import PlayDataset, episode_path, read_episode, read_header, read_solo
 from latent_mpc.world_model.gallery import GALLERY_NAME
 from latent_mpc.world_model.model import WorldModel, load_world_model
@@ -76,7 +77,7 @@ def test_refinement_leaves_what_a_goal_means(made: Path) -> None:
         for (name, old), new in zip(base.state_dict().items(), refined.state_dict().values(), strict=True)
         if not torch.equal(old, new)
     }
-    assert changed == {"locator", "predictor", "macro", "scene_noise"}
+    assert changed == {"proprio_head", "locator", "predictor", "macro", "scene_noise"}
     training = load_world_model(made / "refined")[1].config["training"]
     assert training["episodes"] == [3, 3] and training["refines"] == str(made / "base")
 
@@ -143,6 +144,23 @@ def test_attending_again_finds_everything_done(made: Path) -> None:
     words = ("--config", made / "config.yaml", "--data", made / "objects", "--weights", made / "base")
     run("attend", *words, "--out", made / "attentive")
     assert (made / "attentive" / "model.safetensors").read_bytes() == before
+
+
+def test_an_eye_is_taught_further_from_where_it_was(made: Path) -> None:
+    words = ("--config", made / "config.yaml", "--data", made / "objects", "--weights", made / "base")
+    run("attend", *words, "--init", made / "attentive", "--out", made / "further")
+    further, checkpoint = load_world_model(made / "further")
+    start = load_world_model(made / "attentive")[0]
+    assert checkpoint.config["training"]["refines"] == str(made / "attentive")
+    torch.manual_seed(5)
+    fresh = AttentiveEncoder(start.encoder.config)
+    near, far = (
+        sum((new - old).detach().norm().item() for new, old in zip(further.encoder.parameters(), other, strict=True))
+        for other in (start.encoder.parameters(), fresh.parameters())
+    )
+    assert 0 < near < 0.5 * far
+    said = refused("attend", *words, "--init", made / "base", "--out", made / "other")
+    assert "no attentive encoder of the sizes" in said
 
 
 def test_what_cannot_be_attended_to_is_refused(made: Path) -> None:

@@ -1,9 +1,10 @@
 """The attentive encoder: in a scene of many things it sees the arm and the one thing of a given hue, and nothing else.
 
-    z = enc(attend(image, hue)) ≈ enc*(image of the same arm with a plain cube in that thing's place)
+    z = enc(attend(image, hue)) ≈ enc*(image of the same arm with that thing alone, painted red, from the usual camera)
 
 enc* is the frozen encoder of a world model that knows one cube in one light; what that model has learnt of a cube is so
-true of any thing in any scene. Four convolutions, a spatial softmax over keypoint maps, an MLP.
+true of any thing in any scene. Four convolutions, a spatial softmax over keypoint maps, an MLP; it is also told where
+the pixels of that hue are: their centroid, to a tenth of a pixel, is more than maps of a quarter of the image can tell.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from torch import Tensor, nn
 from latent_mpc.types import InvalidInputError
 from latent_mpc.world_model.focus import attend
 from latent_mpc.world_model.layers import mlp
+
+NUM_MOMENTS = 6
+FAINT_PX = 0.1  # less than this in focus is next to nothing
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,7 @@ class AttentiveEncoder(nn.Module):
     """
 
     grid: Tensor
+    pixels: Tensor
 
     def __init__(self, config: AttentionConfig) -> None:
         super().__init__()
@@ -64,11 +69,9 @@ class AttentiveEncoder(nn.Module):
             nn.ReLU(),
         ).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.to_maps = nn.Conv2d(deep, config.num_keypoints, 1)
-        self.mlp = mlp(3 * config.num_keypoints + deep, config.hidden, config.latent_dim, depth=2)
-        cells = config.image_size // 4
-        centres = (torch.arange(cells) + 0.5) * (2 / cells) - 1
-        y, x = torch.meshgrid(centres, centres, indexing="ij")
-        self.register_buffer("grid", torch.stack([x.flatten(), y.flatten()], dim=-1), persistent=False)  # (U, 2)
+        self.mlp = mlp(3 * config.num_keypoints + deep + NUM_MOMENTS, config.hidden, config.latent_dim, depth=2)
+        self.register_buffer("grid", _centres(config.image_size // 4), persistent=False)  # (U, 2)
+        self.register_buffer("pixels", _centres(config.image_size), persistent=False)  # (H W, 2)
 
     def forward(self, images: Tensor, hues: Tensor) -> Tensor:
         """RGB images (B, H, W, 3), uint8 or float from 0 to 255, and what to look for in each (B,), rad -> (B, D).
@@ -82,9 +85,38 @@ class AttentiveEncoder(nn.Module):
                 f"the encoder takes images (B, {size}, {size}, 3) and a hue for each, got {tuple(images.shape)} and "
                 f"{tuple(hues.shape)}"
             )
-        seen = (attend(images, hues) - 0.5).contiguous(memory_format=torch.channels_last)
-        features = self.convolutions(seen)  # (B, C, H/4, W/4)
+        attended = attend(images, hues)
+        features = self.convolutions((attended - 0.5).contiguous(memory_format=torch.channels_last))  # (B, C, H/4, W/4)
         maps = self.to_maps(features).flatten(2)  # (B, K, U)
         weight = maps.softmax(dim=-1)
         keypoints, values = (weight @ self.grid).flatten(1), (weight * maps).sum(-1)
-        return self.mlp(torch.cat([keypoints, values, features.mean((2, 3))], dim=-1))
+        blob = moments(attended[:, 1].flatten(1), self.pixels)
+        return self.mlp(torch.cat([keypoints, values, features.mean((2, 3)), blob], dim=-1))
+
+
+def moments(focus: Tensor, pixels: Tensor) -> Tensor:
+    """Where the pixels in focus are, and how they are spread.
+
+    Args:
+        focus: how much each pixel counts, (B, U), 0 to 1; squared, so that faint ones do not.
+        pixels: where they are, (U, 2), x and y from -1 to 1.
+    Returns:
+        (B, 6): centroid x and y; standard deviations, in eighths of half an image; correlation; log of the area in
+        pixels. All but the last fade to 0 where next to nothing is in focus.
+    """
+    weight = focus.square()
+    area = weight.sum(1, keepdim=True)
+    share = weight / (area + FAINT_PX)
+    centroid = share @ pixels  # (B, 2)
+    off = pixels - centroid[:, None]  # (B, U, 2)
+    variance = (share[:, None] @ off.square())[:, 0].clamp_min(1e-8)
+    together = (share * off.prod(-1)).sum(1, keepdim=True)
+    correlation = together / variance.prod(-1, keepdim=True).sqrt()
+    return torch.cat([centroid, 8 * variance.sqrt(), correlation, area.log1p()], dim=-1)
+
+
+def _centres(cells: int) -> Tensor:
+    """Centres of an image's `cells` × `cells` cells, row by row, (cells², 2): x and y from -1 to 1."""
+    at = (torch.arange(cells) + 0.5) * (2 / cells) - 1
+    y, x = torch.meshgrid(at, at, indexing="ij")
+    return torch.stack([x.flatten(), y.flatten()], dim=-1)

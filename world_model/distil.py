@@ -1,19 +1,22 @@
 """Teaches the attentive encoder to see each thing of a scene as the frozen encoder sees it alone.
 
-    min   ‖z̃ − z̃*‖²  +  λ ln(1 + d(s, s*) / ε),      z = enc(A x, hue),   z* = enc*(x alone),   s = [z̃, p̃]
+    min   ‖z̃ − z̃*‖²  +  λ ln(1 + d(s, s*) / ε)  +  μ |w(z̃) − w(z̃*)| / 2 cm,
+    z = enc(A x, hue),   z* = enc*(x alone),   s = [z̃, p̃]
 
 x and "x alone" are two pictures of one moment of play, which a simulator can take: the scene in any looks, and the same
-arm with a plain cube in the thing's place. d is the scene distance of the world model whose encoder enc* is, ε its
-noise: the first term is mostly about the arm, the second about the thing. No position is read. A shakes the picture: as
-if the camera stood elsewhere (a random homography), the lamp were another (gains, a gradient) and the sensor noisy.
+arm with that thing alone, painted red. d is the scene distance of the world model whose encoder enc* is, ε its
+noise, w its locator: the first term is mostly about the arm, the others are about the thing. No position is read. A
+shakes the picture: as if the camera stood elsewhere (a random homography), the lamp were another (gains, a gradient)
+and the sensor noisy.
 Source: randomised-to-canonical images, James et al. (arXiv 1812.07252), in latent space.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 import torch
@@ -26,6 +29,8 @@ from latent_mpc.world_model.fit import FitConfig, fit
 from latent_mpc.world_model.focus import hue_of
 from latent_mpc.world_model.model import WorldModel
 
+PLACE_M = 0.02  # unit of the places' error
+
 
 @dataclass(frozen=True)
 class DistilConfig:
@@ -33,7 +38,7 @@ class DistilConfig:
 
     Attributes:
         fit: `batch_size` counts things looked at.
-        scene_weight: λ.
+        scene_weight: λ. place_weight: μ.
         moved: share of the images that are warped as if the camera stood elsewhere.
         turn_deg, shift, corner: of these: rotation, and shift and displacement of each corner in half images.
         gain: log of the largest gain of all channels together; tint: of each by itself; gradient: across the image.
@@ -44,10 +49,11 @@ class DistilConfig:
 
     fit: FitConfig = field(default_factory=lambda: FitConfig(steps=20000, batch_size=96, learning_rate=2e-3))
     scene_weight: float = 0.1
-    moved: float = 0.6
-    turn_deg: float = 10.0
-    shift: float = 0.06
-    corner: float = 0.10
+    place_weight: float = 1.0
+    moved: float = 0.3
+    turn_deg: float = 6.0
+    shift: float = 0.05
+    corner: float = 0.06
     gain: float = 0.4
     tint: float = 0.3
     gradient: float = 0.3
@@ -78,6 +84,13 @@ class Glimpses:
     rgb: Tensor
     z: Tensor
 
+    @classmethod
+    def join(cls, parts: Sequence[Glimpses]) -> Glimpses:
+        """All of them, one after the other."""
+        offsets = itertools.accumulate((len(part.image) for part in parts[:-1]), initial=0)
+        moved = [replace(part, frame=part.frame + at) for part, at in zip(parts, offsets, strict=True)]
+        return cls(*(torch.cat([getattr(part, f.name) for part in moved]) for f in fields(cls)))
+
 
 class _Student(nn.Module):
     """The encoder with what its loss needs."""
@@ -87,11 +100,20 @@ class _Student(nn.Module):
         self.encoder = encoder
         self._model = [model]  # a list hides it: it is not trained, and not saved with the state
 
-    def losses(self, images: Tensor, hues: Tensor, proprio: Tensor, z: Tensor, weight: float) -> dict[str, Tensor]:
+    def losses(
+        self, images: Tensor, hues: Tensor, proprio: Tensor, z: Tensor, config: DistilConfig
+    ) -> dict[str, Tensor]:
         (model,) = self._model
         seen, true = model.state(self.encoder(images, hues), proprio), model.state(z, proprio)
         off = model.scene_distance(seen, true) / model.scene_noise.clamp_min(1e-6)
-        return {"latent": F.mse_loss(model.split(seen)[0], model.split(true)[0]), "scene": weight * off.log1p().mean()}
+        terms = {
+            "latent": F.mse_loss(model.split(seen)[0], model.split(true)[0]),
+            "scene": config.scene_weight * off.log1p().mean(),
+        }
+        if model.locator is not None:
+            places = model.place(seen) / PLACE_M, model.place(true) / PLACE_M
+            terms["place"] = config.place_weight * F.smooth_l1_loss(*places, beta=0.1)
+        return terms
 
 
 def distil(
@@ -103,10 +125,13 @@ def distil(
     seed: int,
     folder: Path,
     device: str | torch.device = "cpu",
+    init: AttentiveEncoder | None = None,
     progress: Callable[[int, Mapping[str, float]], None] | None = None,
 ) -> AttentiveEncoder:
     """Train an attentive encoder for a world model and return it frozen; see `fit` for `folder` and `progress`.
 
+    Args:
+        init: one to go on from, of the same sizes; None begins anew.
     Raises:
         InvalidInputError: the sizes differ from the model's or the images', or `folder` holds another training.
         LatentMPCError: the loss is not finite any more.
@@ -123,6 +148,8 @@ def distil(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)  # layers draw their initial weights from torch's own generator
             student = _Student(AttentiveEncoder(attention), model.to(device)).to(device)
+        if init is not None:
+            student.encoder.load_state_dict(init.state_dict())
 
         def losses(generator: torch.Generator) -> dict[str, Tensor]:
             look = torch.randint(len(glimpses.frame), (config.fit.batch_size,), generator=generator)
@@ -133,7 +160,7 @@ def distil(
             shaken = shake(images, config, generator)
             shaken, hues = shaken.to(device), hues.to(device)
             proprio, z = glimpses.proprio[frame].to(device), glimpses.z[look].to(device)
-            return student.losses(shaken, hues, proprio, z, config.scene_weight)
+            return student.losses(shaken, hues, proprio, z, config)
 
         fit(
             student,

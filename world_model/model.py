@@ -140,8 +140,12 @@ class WorldModel(nn.Module):
 
     def observe_goal(self, images: Tensor, hues: Tensor | None = None) -> Tensor:
         """Goal images uint8 (B, H, W, 3) -> states (B, D), the proprioception inferred from the image."""
-        z = self.encode(images, hues)
-        return torch.cat([(z - self.latent_mean) / self.latent_std, self.proprio_head(z)], dim=-1)
+        latent = (self.encode(images, hues) - self.latent_mean) / self.latent_std
+        return torch.cat([latent, self.pose(latent)], dim=-1)
+
+    def pose(self, latent: Tensor) -> Tensor:
+        """Standardised proprioception (B, P) as it is read off standardised image latents (B, Z)."""
+        return self.proprio_head(latent * self.latent_std + self.latent_mean)
 
     def state(self, z: Tensor, proprio: Tensor) -> Tensor:
         """Image latents (B, Z) and proprioception (B, P) -> states (B, D)."""

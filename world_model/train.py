@@ -22,7 +22,7 @@ from latent_mpc.world_model.model import WorldModel
 Progress = Callable[[str, int, int, Mapping[str, float]], None]  # stage, step, of steps, losses
 MIN_STD = 0.01
 MOVED = 0.15  # scene distance from which on a scene counts as changed; 1 is that of unrelated ones
-FROZEN_IN_REFINEMENT = ("proprio", "distance")  # what a goal means stays as it was
+FROZEN_IN_REFINEMENT = ("distance",)  # what a goal means stays as it was
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class TrainConfig:
         num_threads: CPU threads.
     """
 
-    proprio: FitConfig = field(default_factory=lambda: FitConfig(steps=6000, batch_size=256, learning_rate=2e-3))
+    proprio: FitConfig = field(default_factory=lambda: FitConfig(steps=8000, batch_size=512, learning_rate=2e-3))
     distance: FitConfig = field(default_factory=lambda: FitConfig(steps=4000, batch_size=256, learning_rate=2e-3))
     locator: FitConfig = field(default_factory=lambda: FitConfig(steps=4000, batch_size=512, learning_rate=1e-3))
     predictor: FitConfig = field(default_factory=lambda: FitConfig(steps=14000, batch_size=128, learning_rate=2e-3))
@@ -118,8 +118,7 @@ def train_heads(
     Each stage keeps its state in a folder of its own below `folder` and resumes from it.
 
     Args:
-        refines: what `model` was called, when it is trained already: proprioception head and scene distance stay, the
-            rest goes on.
+        refines: what `model` was called, when it is trained already: the scene distance stays, the rest goes on.
     Raises:
         InvalidInputError: no episode is long enough, or `folder` holds the state of other settings.
         LatentMPCError: a loss is not finite any more.
@@ -168,7 +167,7 @@ def _proprio_stage(model: WorldModel, clips: Clips, config: TrainConfig) -> _Sta
 
     def losses(generator: torch.Generator) -> dict[str, Tensor]:
         index = frames[torch.randint(len(frames), (config.proprio.batch_size,), generator=generator)]
-        return {"proprio": F.mse_loss(model.proprio_head(clips.z[index]), proprio[index])}
+        return {"proprio": F.smooth_l1_loss(model.proprio_head(clips.z[index]), proprio[index], beta=0.1)}
 
     return model.proprio_head, losses
 
