@@ -19,16 +19,16 @@ from latent_mpc.failure_trace import FailureTrace, Flags
 FALLEN_M = -0.01  # a centre below this is off the table
 TIPPED_COSINE = 0.7  # an axis that leans further than 45 degrees
 NO_TOP = ("cube", "sphere")  # are the same on any side
-UP_M = 0.01  # a thing this far above its start's height is up in the hand
 MOVED_M = 0.02  # less is a nudge
 NEAR_GOAL_M = 0.06  # put down this near the goal, it was aimed at the goal
 LOW_M = 0.08  # a tool below this is about to grasp
 NEAR_THING_M = 0.08  # a tool this near, in the plane, is after the thing
 SHUT_M = 0.015  # fingers closer than this have closed on nothing but a wall
 AJAR_M = 0.03  # fingers further apart than this can close again
-HIDDEN_SHARE = 0.25  # a thing that shows less of the most that it showed is hidden
+HIDDEN_AREA = 0.0015  # of the picture, 6 of 64 x 64 pixels: a thing that shows less is hidden
 LOST_M = 0.04  # a thing seen this far off, in the plane, is not where the agent takes it to be
 LOST_SHARE = 0.3  # of the steps for which the agent attended to it: more of them lost is what it failed by
+PRESS_STEPS = 3  # fingers that stood on a thing so shortly before they closed closed because of that
 CLOSED = 0.3  # a gripper command above this holds on
 LAST_STEPS = 10  # before the end, at which it counts whether the agent took a thing for arranged
 
@@ -47,10 +47,10 @@ class Kind(StrEnum):
     LET_GO = "let go on the way"
     LOST = "hidden behind the hand, and taken to be elsewhere"
     PINCHED = "held, but not lifted"
-    SHOVED = "shoved about, never held"
+    STOOD_ON = "fingers came down on top of it"
     CLOSED_ABOVE = "fingers closed above it"
     CLOSED_BESIDE = "fingers closed beside it"
-    STOOD_ON = "fingers came down on top of it"
+    SHOVED = "shoved about, never held"
     HOVERED = "reached, but fingers never closed"
     NO_TURN = "its turn never came"
     NOT_REACHED = "never reached"
@@ -63,9 +63,9 @@ class Failure:
     Attributes:
         thing: its number. kind: its kind. moment: the step that decided it, an index into the trace's T+1 moments.
         off_m: how far it lies from where it belongs at the end, metres.
-        tries: how often the fingers closed on it or near it.
-        seen_off_m: median over the steps up to the moment, at which it was in focus, of how far it lay from where the
-            agent saw it, in the plane; NaN without such steps.
+        tries: how often the fingers closed on it or near it. on_top: how many of these after they had stood on it.
+        seen_off_m: median over the steps at which it was in focus and in sight, of how far it lay from where the agent
+            saw it, in the plane; NaN without such steps. hidden_off_m: the same of those at which it was hidden.
         goal_off_m: the same of its goal, which has one place; NaN for a tray.
         hidden: share of the steps in focus at which hardly anything of it was to be seen; NaN if it never was in focus.
         satisfied: share of the last steps in focus at which the agent took it for arranged; NaN if it never was.
@@ -77,7 +77,9 @@ class Failure:
     moment: int
     off_m: float
     tries: int
+    on_top: int
     seen_off_m: float
+    hidden_off_m: float
     goal_off_m: float
     hidden: float
     satisfied: float
@@ -91,9 +93,10 @@ def sort_failures(trace: FailureTrace) -> list[Failure]:
 
 def _sort(trace: FailureTrace, thing: int) -> Failure:
     kind, moment = kind_of(trace, thing)
+    shut = tries(trace, thing)
     focused = np.flatnonzero(trace.focus == thing)
-    before = focused[focused <= moment]
-    seen = np.linalg.norm(trace.thing_m[before, thing, :2] - trace.seen_m[before], axis=1)
+    seen = _seen_off(trace, thing, focused)
+    hidden = _hidden(trace, thing)[focused]
     goal = np.full(0, np.nan)
     if trace.goal_m is not None:
         goal = np.linalg.norm(trace.goal_m[thing, :2] - trace.goal_seen_m[focused], axis=1)
@@ -102,10 +105,12 @@ def _sort(trace: FailureTrace, thing: int) -> Failure:
         kind=kind,
         moment=moment,
         off_m=float(trace.off_m[-1, thing]),
-        tries=len(tries(trace, thing)),
-        seen_off_m=_median(seen),
+        tries=len(shut),
+        on_top=sum(_stood_on(trace, thing, t) for t in shut),
+        seen_off_m=_median(seen[~hidden]),
+        hidden_off_m=_median(seen[hidden]),
         goal_off_m=_median(goal),
-        hidden=_mean(_hidden(trace, thing)[focused]),
+        hidden=_mean(hidden),
         satisfied=_mean(trace.satisfied[focused[-LAST_STEPS:]]),
         in_focus=len(focused) / trace.steps,
     )
@@ -125,7 +130,7 @@ def kind_of(trace: FailureTrace, thing: int) -> tuple[Kind, int]:
         if not len(lifted):
             return Kind.DRAGGED, _first(there & _stays(there))
         return Kind.UNRESTED, end
-    if held[-1] and rise[-1] > UP_M:
+    if held[-2:].all():
         return Kind.IN_HAND, end
     been = np.flatnonzero(there & ~trace.touched[:, thing])
     been = been[been > lifted[0]] if len(lifted) else been[:0]
@@ -156,21 +161,24 @@ def _never_lifted(trace: FailureTrace, thing: int) -> tuple[Kind, int]:
     low = near & (trace.tool_m[:, 2] < LOW_M)
     shut = tries(trace, thing)
     focused = np.flatnonzero(trace.focus == thing)
-    seen_off = np.linalg.norm(places[focused, :2] - trace.seen_m[focused], axis=1)
-    lost = focused[_hidden(trace, thing)[focused] & (seen_off > LOST_M)]
+    lost = focused[_hidden(trace, thing)[focused] & (_seen_off(trace, thing, focused) > LOST_M)]
     if len(lost) > LOST_SHARE * len(focused):
         return Kind.LOST, int(lost[0])
-    if held.any():
-        return Kind.PINCHED, int(np.flatnonzero(held)[-1])
-    if len(shut):
+    gripped = np.flatnonzero(held[1:] & held[:-1]) + 1  # a touch in passing is no grip
+    if len(gripped):
+        return Kind.PINCHED, int(gripped[-1])
+    pressed = np.flatnonzero(trace.pressed[:, thing])
+    if len(pressed) and not shut:
+        return Kind.STOOD_ON, int(pressed[-1])
+    if shut and _stood_on(trace, thing, shut[-1]):
+        return Kind.STOOD_ON, shut[-1]
+    if shut:
         last = shut[-1]
         top = places[last, 2] + trace.things[thing].half_size_m[2]
         above = trace.tool_m[last, 2] - TIP_M > top
         return (Kind.CLOSED_ABOVE if above else Kind.CLOSED_BESIDE), last
     if moved[-1] > MOVED_M:
         return Kind.SHOVED, int(np.argmax(np.diff(moved, prepend=0)))
-    if trace.pressed[:, thing].any():
-        return Kind.STOOD_ON, int(np.flatnonzero(trace.pressed[:, thing])[-1])
     if low.any():
         return Kind.HOVERED, int(np.flatnonzero(low)[-1])
     if not (trace.focus == thing).any() and (trace.focus >= 0).any():
@@ -193,6 +201,11 @@ def tries(trace: FailureTrace, thing: int) -> list[int]:
     return found
 
 
+def _stood_on(trace: FailureTrace, thing: int, moment: int) -> bool:
+    """Whether hand or fingers stood on the thing shortly before they closed."""
+    return bool(trace.pressed[max(moment - PRESS_STEPS, 0) : moment + 1, thing].any())
+
+
 def _tipped(trace: FailureTrace, thing: int) -> bool:
     return trace.things[thing].shape not in NO_TOP and bool(_lean(trace, thing)[-1])
 
@@ -202,10 +215,14 @@ def _lean(trace: FailureTrace, thing: int) -> Flags:
     return np.asarray(trace.upright[:, thing] < TIPPED_COSINE)
 
 
+def _seen_off(trace: FailureTrace, thing: int, steps: NDArray[np.int_]) -> NDArray[np.float64]:
+    """How far the thing lies at some steps (K,) from where the agent sees what it attends to, in the plane, (K,)."""
+    return np.asarray(np.linalg.norm(trace.thing_m[steps, thing, :2] - trace.seen_m[steps], axis=1))
+
+
 def _hidden(trace: FailureTrace, thing: int) -> Flags:
     """Moments (T+1,) at which hardly anything of the thing is to be seen."""
-    pixels = trace.pixels[:, thing]
-    return np.asarray(pixels < HIDDEN_SHARE * pixels.max())
+    return np.asarray(trace.area[:, thing] < HIDDEN_AREA)
 
 
 def _stays(flags: Flags) -> Flags:

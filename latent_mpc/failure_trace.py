@@ -44,7 +44,7 @@ class FailureTrace:
         radius_m: as far from there it still counts.
         held: touches both pads, touched: any, pressed: hand or fingers stand on it; (T+1, N).
         placed: as the task judges, (T+1, N).
-        pixels: how many of the observation's pixels show each thing, (T+1, N).
+        area: the share of the observed picture that shows each thing, (T+1, N); a cube in sight 0.5 %.
         movers: which things are to move.
         things: their shapes, sizes and colours, N.
         qpos: the simulation's state, (T+1, nq), to draw a moment again.
@@ -66,7 +66,7 @@ class FailureTrace:
     touched: Flags
     pressed: Flags
     placed: Flags
-    pixels: NDArray[np.int_]
+    area: Floats
     movers: tuple[int, ...]
     things: tuple[ObjectSpec, ...]
     qpos: Floats
@@ -134,17 +134,17 @@ class TraceRecorder:
             "touched": touched.any(axis=1),
             "pressed": pressed,
             "placed": info["placed"],
-            "pixels": self._count_pixels(len(places)),
+            "area": self._areas(len(places)),
             "qpos": env.data.qpos.copy(),
         }
 
-    def _count_pixels(self, count: int) -> NDArray[np.int_]:
-        """Of each thing in the observation camera's picture, (N,)."""
+    def _areas(self, count: int) -> Floats:
+        """The share of the observation camera's picture that shows each thing, (N,)."""
         env = self._env
         self._renderer.update_scene(env.data, camera=env.config.camera)
         ids, types = self._renderer.render().transpose(2, 0, 1)
         bodies = env.model.geom_bodyid[ids[types == mujoco.mjtObj.mjOBJ_GEOM]] - env.model.body("object0").id
-        return np.bincount(bodies[bodies >= 0], minlength=count)[:count]
+        return np.bincount(bodies[bodies >= 0], minlength=count)[:count] / ids.size
 
     def _belief(self, observation: Mapping[str, Any]) -> dict[str, Any]:
         """What the agent takes the scene for, if it is one that says so."""

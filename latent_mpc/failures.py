@@ -24,7 +24,7 @@ from latent_mpc.envs.tabletop import TabletopEnv
 from latent_mpc.evaluation import EvalConfig, Job, prepare, read_log, scene_of, weights_digest
 from latent_mpc.failure_kinds import Failure, Kind, sort_failures
 from latent_mpc.failure_strip import draw_moments, key_moments, small_png, strip
-from latent_mpc.failure_trace import TraceRecorder
+from latent_mpc.failure_trace import FailureTrace, TraceRecorder
 from latent_mpc.loop import run_episode
 from latent_mpc.types import InvalidInputError, UnknownNameError
 from latent_mpc.workers import run_in_processes
@@ -33,12 +33,14 @@ from latent_mpc.world_model.dataset import write_whole
 PICTURED = 10  # kinds, the commonest
 EVIDENCE = (  # heading, field of `Failure`, unit, form
     ("off at the end", "off_m", 100, "{:.1f} cm"),
-    ("thing seen off by", "seen_off_m", 100, "{:.1f} cm"),
-    ("goal seen off by", "goal_off_m", 100, "{:.1f} cm"),
-    ("hidden", "hidden", 100, "{:.0f} %"),
+    ("seen off by, in sight", "seen_off_m", 100, "{:.1f} cm"),
+    ("and hidden", "hidden_off_m", 100, "{:.1f} cm"),
+    ("its goal", "goal_off_m", 100, "{:.1f} cm"),
+    ("share hidden", "hidden", 100, "{:.0f} %"),
     ("taken for arranged", "satisfied", 100, "{:.0f} %"),
     ("in focus", "in_focus", 100, "{:.0f} %"),
     ("tries", "tries", 1, "{:.0f}"),
+    ("on top", "on_top", 1, "{:.0f}"),
 )
 
 
@@ -141,12 +143,16 @@ def watch_again(config: EvalConfig, weights: str, device: str, job: Job) -> list
     assert isinstance(tabletop, TabletopEnv)
     recorder = TraceRecorder(tabletop, agent)
     run_episode(env, agent, seed=job.seed, callbacks=[recorder])
-    trace = recorder.finish()
+    return picture_failures(tabletop, recorder.finish(), job)
+
+
+def picture_failures(env: TabletopEnv, trace: FailureTrace, job: Job) -> list[Case]:
+    """Sort the failures of an episode whose scene the environment still has, and draw a strip of each."""
     cases = []
     for failure in sort_failures(trace):
         thing = trace.things[failure.thing]
         moments = key_moments(failure.moment, trace.steps)
-        pictures, goal = draw_moments(tabletop, trace, moments)
+        pictures, goal = draw_moments(env, trace, moments)
         title = f"{thing.shape}: {failure.kind} ({job.task}, seed {job.seed}; {100 * failure.off_m:.1f} cm off)"
         picture = strip(title, thing.rgb, pictures, moments, failure.moment, goal)
         cases.append(Case(job, thing.shape, failure, small_png(picture)))

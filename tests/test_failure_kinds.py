@@ -27,7 +27,7 @@ class Story:
         self.held = np.zeros(STEPS + 1, bool)
         self.pressed = np.zeros(STEPS + 1, bool)
         self.placed = np.zeros(STEPS + 1, bool)
-        self.pixels = np.full(STEPS + 1, 24)
+        self.area = np.full(STEPS + 1, 0.006)
         self.focus = np.zeros(STEPS, int)
         self.seen = np.tile(START[:2], (STEPS, 1))
         self.satisfied = np.zeros(STEPS, bool)
@@ -68,7 +68,7 @@ class Story:
             touched=self.held[:, None],
             pressed=self.pressed[:, None],
             placed=self.placed[:, None],
-            pixels=self.pixels[:, None],
+            area=self.area[:, None],
             movers=(0,),
             things=(self.spec,),
             qpos=np.zeros((STEPS + 1, 1)),
@@ -92,9 +92,7 @@ def undone() -> Story:
 
 
 def in_hand() -> Story:
-    story = Story().carry(20, STEPS, GOAL + [0, 0, 0.1])
-    story.thing[STEPS, 2] = 0.1
-    return story
+    return Story().carry(20, STEPS, GOAL + [0.05, 0, 0.05])
 
 
 def dragged() -> Story:
@@ -127,7 +125,7 @@ def no_turn() -> Story:
 
 def lost() -> Story:
     story = Story().over(9, 12, 0.03, beside=0.04).close(11, 12, 0.002)
-    story.pixels[13:25] = 0
+    story.area[13:25] = 0
     story.seen[13:25] += [0.06, 0.0]
     return story
 
@@ -150,10 +148,10 @@ STORIES = [
     (Kind.LET_GO, 15, lambda: Story().carry(8, 14, GOAL + [0.08, 0, 0])),
     (Kind.LOST, 13, lost),
     (Kind.PINCHED, 14, lambda: Story().carry(8, 14, START, height=0.03)),
-    (Kind.SHOVED, 9, shoved),
+    (Kind.STOOD_ON, 11, stood_on),
     (Kind.CLOSED_ABOVE, 11, lambda: Story().over(9, 12, 0.06).close(11, 12, 0.002)),
     (Kind.CLOSED_BESIDE, 11, lambda: Story().over(9, 12, 0.03, beside=0.04).close(11, 12, 0.002)),
-    (Kind.STOOD_ON, 11, stood_on),
+    (Kind.SHOVED, 9, shoved),
     (Kind.HOVERED, 12, lambda: Story().over(10, 12, 0.06)),
     (Kind.NO_TURN, STEPS, no_turn),
     (Kind.NOT_REACHED, STEPS, Story),
@@ -175,15 +173,24 @@ def test_a_cube_on_its_side_is_no_cup_that_lies():
     assert kind_of(story.trace(), 0)[0] == Kind.PINCHED
 
 
+@pytest.mark.parametrize(("pressed", "kind"), [(10, Kind.STOOD_ON), (5, Kind.CLOSED_BESIDE)])
+def test_fingers_that_stood_on_it_before_they_closed_closed_because_of_that(pressed, kind):
+    story = Story().over(9, 12, 0.03, beside=0.04).close(11, 12, 0.002)
+    story.held[12] = True  # a touch in passing
+    story.pressed[pressed] = True
+    (failure,) = sort_failures(story.trace())
+    assert (failure.kind, failure.tries, failure.on_top) == (kind, 1, int(kind == Kind.STOOD_ON))
+
+
 @pytest.mark.parametrize("change", ["in sight", "seen where it is", "only for a while"])
 def test_what_is_hidden_is_lost_only_if_it_is_taken_to_be_elsewhere(change):
     story = lost()
     if change == "in sight":
-        story.pixels[:] = 20
+        story.area[:] = 0.005
     elif change == "seen where it is":
         story.seen[:] = START[:2] + [0.03, 0]
     else:
-        story.pixels[20:] = 24
+        story.area[20:] = 0.006
     assert kind_of(story.trace(), 0) == (Kind.CLOSED_BESIDE, 11)
 
 
@@ -206,7 +213,8 @@ def test_what_the_agent_took_it_for():
     story.focus[:15] = 1
     story.seen += [0.03, 0.04]
     story.satisfied[-4:] = True
-    story.pixels[10:20] = 5
+    story.area[10:19] = 0.001  # attended to from 15 on, so hidden for 4 steps
+    story.seen[15:19] += [0.03, 0.04]
     (failure,) = sort_failures(story.trace())
     assert failure == Failure(
         thing=0,
@@ -214,9 +222,11 @@ def test_what_the_agent_took_it_for():
         moment=STEPS,
         off_m=pytest.approx(float(np.linalg.norm(START - GOAL))),
         tries=0,
+        on_top=0,
         seen_off_m=pytest.approx(0.05),
+        hidden_off_m=pytest.approx(0.10),
         goal_off_m=pytest.approx(0.01),
-        hidden=pytest.approx(1 / 3),
+        hidden=pytest.approx(4 / 15),
         satisfied=pytest.approx(0.4),
         in_focus=0.5,
     )
@@ -227,4 +237,6 @@ def test_an_agent_that_says_nothing_leaves_no_belief():
     story.focus[:], story.seen[:] = -1, np.nan
     (failure,) = sort_failures(story.trace())
     assert failure.kind == Kind.NOT_REACHED and failure.in_focus == 0
-    assert np.isnan([failure.seen_off_m, failure.goal_off_m, failure.hidden, failure.satisfied]).all()
+    assert np.isnan(
+        [failure.seen_off_m, failure.hidden_off_m, failure.goal_off_m, failure.hidden, failure.satisfied]
+    ).all()
