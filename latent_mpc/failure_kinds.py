@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from latent_mpc.envs.play import TIP_M
 from latent_mpc.envs.tasks import LIFT_M
-from latent_mpc.failure_trace import FailureTrace, Flags
+from latent_mpc.failure_trace import FailureTrace, Flags, Floats
 
 FALLEN_M = -0.01  # a centre below this is off the table
 TIPPED_COSINE = 0.7  # an axis that leans further than 45 degrees
@@ -41,10 +41,10 @@ class Kind(StrEnum):
     IN_HAND = "still in the hand when time ran out"
     UNRESTED = "arrived, but time ran out before it rested"
     DRAGGED = "dragged to its goal, never lifted"
-    TIPPED = "tipped over"
     SLIPPED = "slipped out of closed fingers on the way"
     BESIDE_GOAL = "put down beside its goal"
     LET_GO = "let go on the way"
+    TIPPED = "tipped over, never lifted"
     LOST = "hidden behind the hand, and taken to be elsewhere"
     PINCHED = "held, but not lifted"
     STOOD_ON = "fingers came down on top of it"
@@ -64,6 +64,8 @@ class Failure:
         thing: its number. kind: its kind. moment: the step that decided it, an index into the trace's T+1 moments.
         off_m: how far it lies from where it belongs at the end, metres.
         tries: how often the fingers closed on it or near it. on_top: how many of these after they had stood on it.
+        beside_m: median over the tries of how far the tool was from the thing, in the plane, just before the fingers
+            shut; NaN without tries. aimed_m: the same of where the agent saw the thing.
         seen_off_m: median over the steps at which it was in focus and in sight, of how far it lay from where the agent
             saw it, in the plane; NaN without such steps. hidden_off_m: the same of those at which it was hidden.
         goal_off_m: the same of its goal, which has one place; NaN for a tray.
@@ -78,6 +80,8 @@ class Failure:
     off_m: float
     tries: int
     on_top: int
+    beside_m: float
+    aimed_m: float
     seen_off_m: float
     hidden_off_m: float
     goal_off_m: float
@@ -96,10 +100,12 @@ def _sort(trace: FailureTrace, thing: int) -> Failure:
     shut = tries(trace, thing)
     focused = np.flatnonzero(trace.focus == thing)
     seen = _seen_off(trace, thing, focused)
+    before = np.array([t - 1 for t in shut], int)
+    after = before[trace.focus[before] == thing]
     hidden = _hidden(trace, thing)[focused]
     goal = np.full(0, np.nan)
     if trace.goal_m is not None:
-        goal = np.linalg.norm(trace.goal_m[thing, :2] - trace.goal_seen_m[focused], axis=1)
+        goal = _gap(trace.goal_m[None, thing], trace.goal_seen_m[focused])
     return Failure(
         thing=thing,
         kind=kind,
@@ -107,6 +113,8 @@ def _sort(trace: FailureTrace, thing: int) -> Failure:
         off_m=float(trace.off_m[-1, thing]),
         tries=len(shut),
         on_top=sum(_stood_on(trace, thing, t) for t in shut),
+        beside_m=_median(_gap(trace.tool_m[before], trace.thing_m[before, thing])),
+        aimed_m=_median(_gap(trace.tool_m[after], trace.seen_m[after])),
         seen_off_m=_median(seen[~hidden]),
         hidden_off_m=_median(seen[hidden]),
         goal_off_m=_median(goal),
@@ -136,8 +144,6 @@ def kind_of(trace: FailureTrace, thing: int) -> tuple[Kind, int]:
     been = been[been > lifted[0]] if len(lifted) else been[:0]
     if len(been):
         return Kind.UNDONE, int(been[-1]) + 1
-    if _tipped(trace, thing):
-        return Kind.TIPPED, _first(_lean(trace, thing) & _stays(_lean(trace, thing)))
     if len(lifted):
         return _after_lifting(trace, thing, int(lifted[-1]))
     return _never_lifted(trace, thing)
@@ -156,12 +162,14 @@ def _after_lifting(trace: FailureTrace, thing: int, last: int) -> tuple[Kind, in
 def _never_lifted(trace: FailureTrace, thing: int) -> tuple[Kind, int]:
     end, held = trace.steps, trace.held[:, thing]
     places = trace.thing_m[:, thing]
-    moved = np.linalg.norm(places[:, :2] - places[0, :2], axis=1)
-    near = np.linalg.norm(trace.tool_m[:, :2] - places[:, :2], axis=1) < NEAR_THING_M
+    moved = _gap(places, places[:1])
+    near = _gap(trace.tool_m, places) < NEAR_THING_M
     low = near & (trace.tool_m[:, 2] < LOW_M)
     shut = tries(trace, thing)
     focused = np.flatnonzero(trace.focus == thing)
     lost = focused[_hidden(trace, thing)[focused] & (_seen_off(trace, thing, focused) > LOST_M)]
+    if _tipped(trace, thing):
+        return Kind.TIPPED, _first(_lean(trace, thing) & _stays(_lean(trace, thing)))
     if len(lost) > LOST_SHARE * len(focused):
         return Kind.LOST, int(lost[0])
     gripped = np.flatnonzero(held[1:] & held[:-1]) + 1  # a touch in passing is no grip
@@ -189,7 +197,7 @@ def _never_lifted(trace: FailureTrace, thing: int) -> tuple[Kind, int]:
 def tries(trace: FailureTrace, thing: int) -> list[int]:
     """The moments at which fingers that were open closed on the thing or near it, low down."""
     places = trace.thing_m[:, thing]
-    near = np.linalg.norm(trace.tool_m[:, :2] - places[:, :2], axis=1) < NEAR_THING_M
+    near = _gap(trace.tool_m, places) < NEAR_THING_M
     low = trace.tool_m[:, 2] < LOW_M
     found, open_since = [], trace.opening_m[0] > AJAR_M
     for t in range(1, trace.steps + 1):
@@ -215,9 +223,14 @@ def _lean(trace: FailureTrace, thing: int) -> Flags:
     return np.asarray(trace.upright[:, thing] < TIPPED_COSINE)
 
 
-def _seen_off(trace: FailureTrace, thing: int, steps: NDArray[np.int_]) -> NDArray[np.float64]:
+def _seen_off(trace: FailureTrace, thing: int, steps: NDArray[np.int_]) -> Floats:
     """How far the thing lies at some steps (K,) from where the agent sees what it attends to, in the plane, (K,)."""
-    return np.asarray(np.linalg.norm(trace.thing_m[steps, thing, :2] - trace.seen_m[steps], axis=1))
+    return _gap(trace.thing_m[steps, thing], trace.seen_m[steps])
+
+
+def _gap(places: Floats, others: Floats) -> Floats:
+    """Distances in the plane, (K,), of places (K, 2 or 3)."""
+    return np.asarray(np.linalg.norm(places[:, :2] - others[:, :2], axis=1))
 
 
 def _hidden(trace: FailureTrace, thing: int) -> Flags:
@@ -239,6 +252,6 @@ def _mean(flags: Flags) -> float:
     return float(flags.mean()) if len(flags) else float("nan")
 
 
-def _median(values: NDArray[np.float64]) -> float:
+def _median(values: Floats) -> float:
     values = values[np.isfinite(values)]
     return float(np.median(values)) if len(values) else float("nan")

@@ -41,6 +41,8 @@ EVIDENCE = (  # heading, field of `Failure`, unit, form
     ("in focus", "in_focus", 100, "{:.0f} %"),
     ("tries", "tries", 1, "{:.0f}"),
     ("on top", "on_top", 1, "{:.0f}"),
+    ("closed beside it by", "beside_m", 100, "{:.1f} cm"),
+    ("beside where it was seen", "aimed_m", 100, "{:.1f} cm"),
 )
 
 

@@ -142,10 +142,10 @@ STORIES = [
     (Kind.IN_HAND, STEPS, in_hand),
     (Kind.UNRESTED, STEPS, lambda: Story().carry(20, STEPS - 1, GOAL)),
     (Kind.DRAGGED, 14, dragged),
-    (Kind.TIPPED, 11, tipped),
     (Kind.SLIPPED, 15, slipped),
     (Kind.BESIDE_GOAL, 15, lambda: Story().carry(8, 14, GOAL + [0.045, 0, 0])),
     (Kind.LET_GO, 15, lambda: Story().carry(8, 14, GOAL + [0.08, 0, 0])),
+    (Kind.TIPPED, 11, tipped),
     (Kind.LOST, 13, lost),
     (Kind.PINCHED, 14, lambda: Story().carry(8, 14, START, height=0.03)),
     (Kind.STOOD_ON, 11, stood_on),
@@ -200,6 +200,19 @@ def test_what_is_placed_has_not_failed():
     assert sort_failures(story.trace()) == []
 
 
+def test_what_was_picked_up_after_it_had_tipped_is_told_by_how_it_was_let_go():
+    story = Story("cup").carry(8, 14, GOAL + [0.045, 0, 0])
+    story.upright[5:] = 0.0
+    assert kind_of(story.trace(), 0)[0] == Kind.BESIDE_GOAL
+
+
+def test_how_far_beside_the_fingers_closed_and_beside_what_was_seen():
+    story = Story().over(9, 12, 0.03, beside=0.04).close(11, 12, 0.002)
+    story.seen += [0.0, 0.03]
+    (failure,) = sort_failures(story.trace())
+    assert (failure.beside_m, failure.aimed_m) == (pytest.approx(0.04), pytest.approx(0.01))
+
+
 def test_tries_count_once_each_and_only_near_the_thing():
     story = Story().over(4, 6, 0.03, beside=0.03).close(5, 6, 0.002)  # missed
     story.over(10, 12, 0.03).close(11, 12, 0.04)  # held
@@ -216,6 +229,7 @@ def test_what_the_agent_took_it_for():
     story.area[10:19] = 0.001  # attended to from 15 on, so hidden for 4 steps
     story.seen[15:19] += [0.03, 0.04]
     (failure,) = sort_failures(story.trace())
+    nan = float("nan")
     assert failure == Failure(
         thing=0,
         kind=Kind.NOT_REACHED,
@@ -223,6 +237,8 @@ def test_what_the_agent_took_it_for():
         off_m=pytest.approx(float(np.linalg.norm(START - GOAL))),
         tries=0,
         on_top=0,
+        beside_m=pytest.approx(nan, nan_ok=True),
+        aimed_m=pytest.approx(nan, nan_ok=True),
         seen_off_m=pytest.approx(0.05),
         hidden_off_m=pytest.approx(0.10),
         goal_off_m=pytest.approx(0.01),

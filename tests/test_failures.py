@@ -139,6 +139,8 @@ def case(kind: Kind, task: str, seed: int, moment: int) -> Case:
         off_m=0.05,
         tries=3,
         on_top=2,
+        beside_m=0.031,
+        aimed_m=nan,
         seen_off_m=0.012,
         hidden_off_m=0.07,
         goal_off_m=nan,
@@ -163,7 +165,7 @@ def test_the_table_counts_things_and_episodes():
     assert "| dragged to its goal, never lifted | 1 | 2 | **3** |" in text
     assert "| let go on the way | 1 |  | **1** |" in text
     assert "| episodes failed | 2 of 5 | 1 of 6 | 3 of 11 |" in text
-    assert "| let go on the way | 5.0 cm | 1.2 cm | 7.0 cm | – | 50 % | – | 100 % | 3 | 2 |" in text
+    assert "| let go on the way | 5.0 cm | 1.2 cm | 7.0 cm | – | 50 % | – | 100 % | 3 | 2 | 3.1 cm | – |" in text
 
 
 def test_the_typical_case_is_the_one_in_the_middle():
