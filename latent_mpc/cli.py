@@ -1,4 +1,4 @@
-"""The command line: `latent-mpc collect | pretrain | train | eval | demo | info | bench | drive | …`.
+"""The command line: `latent-mpc collect | pretrain | train | eval | failures | demo | info | bench | drive | …`.
 
 Each command reads its config, calls one function of the top, and prints what that returns. The functions are
 imported inside the commands, so that `--help` does not wait for torch.

@@ -23,11 +23,11 @@ MOVED_M = 0.02  # less is a nudge
 NEAR_GOAL_M = 0.06  # put down this near the goal, it was aimed at the goal
 LOW_M = 0.08  # a tool below this is about to grasp
 NEAR_THING_M = 0.08  # a tool this near, in the plane, is after the thing
-SHUT_M = 0.015  # fingers closer than this have closed on nothing but a wall
 AJAR_M = 0.03  # fingers further apart than this can close again
 HIDDEN_AREA = 0.0015  # of the picture, 6 of 64 x 64 pixels: a thing that shows less is hidden
 LOST_M = 0.04  # a thing seen this far off, in the plane, is not where the agent takes it to be
 LOST_SHARE = 0.3  # of the steps for which the agent attended to it: more of them lost is what it failed by
+KEPT_STEPS = 5  # in the hand where it belongs, up to the end: it could have been let go
 PRESS_STEPS = 3  # fingers that stood on a thing so shortly before they closed closed because of that
 CLOSED = 0.3  # a gripper command above this holds on
 LAST_STEPS = 10  # before the end, at which it counts whether the agent took a thing for arranged
@@ -38,6 +38,7 @@ class Kind(StrEnum):
 
     FALLEN = "fell off the table"
     UNDONE = "was there, and was taken or knocked away"
+    KEPT = "held over its goal, not let go"
     IN_HAND = "still in the hand when time ran out"
     UNRESTED = "arrived, but time ran out before it rested"
     DRAGGED = "dragged to its goal, never lifted"
@@ -68,7 +69,7 @@ class Failure:
             shut; NaN without tries. aimed_m: the same of where the agent saw the thing.
         seen_off_m: median over the steps at which it was in focus and in sight, of how far it lay from where the agent
             saw it, in the plane; NaN without such steps. hidden_off_m: the same of those at which it was hidden.
-        goal_off_m: the same of its goal, which has one place; NaN for a tray.
+        goal_off_m: the same of its place in the goal image.
         hidden: share of the steps in focus at which hardly anything of it was to be seen; NaN if it never was in focus.
         satisfied: share of the last steps in focus at which the agent took it for arranged; NaN if it never was.
         in_focus: share of the episode for which it was in focus.
@@ -103,9 +104,7 @@ def _sort(trace: FailureTrace, thing: int) -> Failure:
     before = np.array([t - 1 for t in shut], int)
     after = before[trace.focus[before] == thing]
     hidden = _hidden(trace, thing)[focused]
-    goal = np.full(0, np.nan)
-    if trace.goal_m is not None:
-        goal = _gap(trace.goal_m[None, thing], trace.goal_seen_m[focused])
+    goal = _gap(trace.goal_m[None, thing], trace.goal_seen_m[focused])
     return Failure(
         thing=thing,
         kind=kind,
@@ -137,7 +136,8 @@ def kind_of(trace: FailureTrace, thing: int) -> tuple[Kind, int]:
     if there[-1]:
         if not len(lifted):
             return Kind.DRAGGED, _first(there & _stays(there))
-        return Kind.UNRESTED, end
+        arrived = _first(_stays(there & held))
+        return (Kind.KEPT, arrived) if end - arrived >= KEPT_STEPS else (Kind.UNRESTED, end)
     if held[-2:].all():
         return Kind.IN_HAND, end
     been = np.flatnonzero(there & ~trace.touched[:, thing])
@@ -195,18 +195,12 @@ def _never_lifted(trace: FailureTrace, thing: int) -> tuple[Kind, int]:
 
 
 def tries(trace: FailureTrace, thing: int) -> list[int]:
-    """The moments at which fingers that were open closed on the thing or near it, low down."""
-    places = trace.thing_m[:, thing]
-    near = _gap(trace.tool_m, places) < NEAR_THING_M
-    low = trace.tool_m[:, 2] < LOW_M
-    found, open_since = [], trace.opening_m[0] > AJAR_M
-    for t in range(1, trace.steps + 1):
-        if trace.opening_m[t] > AJAR_M and trace.grip[t - 1] < CLOSED:
-            open_since = True
-        elif open_since and near[t] and low[t] and (trace.held[t, thing] or trace.opening_m[t] < SHUT_M):
-            found.append(t)
-            open_since = False
-    return found
+    """The moments at which fingers that were open had been told to close, on the thing or near it, low down."""
+    near = _gap(trace.tool_m, trace.thing_m[:, thing]) < NEAR_THING_M
+    there = near & (trace.tool_m[:, 2] < LOW_M)
+    closing = trace.grip > CLOSED
+    begins = closing & ~np.concatenate([[False], closing[:-1]]) & (trace.opening_m[:-1] > AJAR_M)
+    return [int(t) + 1 for t in np.flatnonzero(begins & (there[:-1] | there[1:]))]
 
 
 def _stood_on(trace: FailureTrace, thing: int, moment: int) -> bool:

@@ -40,7 +40,7 @@ class FailureTrace:
         thing_m: centres of the things, (T+1, N, 3).
         upright: cosine of each thing's axis to the vertical, (T+1, N).
         off_m: how far each thing's centre is from where it belongs, (T+1, N): from its goal, or from above the tray.
-        goal_m: where the goal image shows each thing, (N, 3); None where any place in the tray will do.
+        goal_m: where the goal image shows each thing, (N, 3).
         radius_m: as far from there it still counts.
         held: touches both pads, touched: any, pressed: hand or fingers stand on it; (T+1, N).
         placed: as the task judges, (T+1, N).
@@ -60,7 +60,7 @@ class FailureTrace:
     thing_m: Floats
     upright: Floats
     off_m: Floats
-    goal_m: Floats | None
+    goal_m: Floats
     radius_m: float
     held: Flags
     touched: Flags
@@ -108,7 +108,7 @@ class TraceRecorder:
         return FailureTrace(
             **rows,
             **steps,
-            goal_m=None if env.task.tray else env.layout.goal_poses[:, :3].copy(),
+            goal_m=env.layout.goal_poses[:, :3].copy(),
             radius_m=0.0 if env.task.tray else GOAL_RADIUS_M,
             movers=tuple(env.layout.movers),
             things=env.objects,

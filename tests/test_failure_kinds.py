@@ -91,6 +91,12 @@ def undone() -> Story:
     return story
 
 
+def kept() -> Story:
+    story = Story().carry(14, STEPS, GOAL)
+    story.thing[22:] = GOAL + [0, 0, 0.02]
+    return story
+
+
 def in_hand() -> Story:
     return Story().carry(20, STEPS, GOAL + [0.05, 0, 0.05])
 
@@ -139,6 +145,7 @@ def shoved() -> Story:
 STORIES = [
     (Kind.FALLEN, 12, fell),
     (Kind.UNDONE, 20, undone),
+    (Kind.KEPT, 22, kept),
     (Kind.IN_HAND, STEPS, in_hand),
     (Kind.UNRESTED, STEPS, lambda: Story().carry(20, STEPS - 1, GOAL)),
     (Kind.DRAGGED, 14, dragged),
