@@ -154,6 +154,16 @@ class Agent:
             self._generator.manual_seed(seed)
         self.trace: Trace | None = None
 
+    @property
+    def goal(self) -> Tensor:
+        """The goal's state (D,), of what is in focus."""
+        return self._goals[self.focus]
+
+    @property
+    def hue(self) -> float | None:
+        """Hue of what is in focus, rad; None where the model sees all at once."""
+        return None if self._hues is None else float(self._hues[self.focus])
+
     def _aim(self) -> None:
         """Plan from now on to bring what is in focus to its goal."""
         self._goal = self._goals[self.focus, None]  # (1, D)

@@ -1,4 +1,4 @@
-"""The command line: `latent-mpc collect | pretrain | train | eval | demo | info | bench | drive | …`.
+"""The command line: `latent-mpc collect | pretrain | train | eval | failures | demo | info | bench | drive | …`.
 
 Each command reads its config, calls one function of the top, and prints what that returns. The functions are
 imported inside the commands, so that `--help` does not wait for torch.
@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from latent_mpc.cli_failures import failures
 from latent_mpc.cli_robot import drive, goal, replay, robot
 from latent_mpc.cli_support import Device, Seed, Weights, reported, resolve_device, settle
 
@@ -24,6 +25,7 @@ app = typer.Typer(
 )
 bench = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Measure planners, and the driving of an arm.")
 app.add_typer(bench, name="bench")
+app.command()(failures)
 app.command()(drive)
 app.command()(replay)
 app.add_typer(goal, name="goal")

@@ -200,7 +200,7 @@ def evaluate(
     jobs = [
         Job(task, agent, first + i) for task in config.tasks for agent in config.agents for i in range(config.episodes)
     ]
-    results = _read_log(out / "episodes.jsonl")
+    results = read_log(out / "episodes.jsonl")
     missing = [job for job in jobs if job not in results]
     run = functools.partial(_run, config, str(weights), device)
     finished = run_in_processes(run, missing, config.workers)
@@ -262,20 +262,23 @@ def _process_env(task: str, config: TabletopConfig, split: str | None) -> gymnas
     return env
 
 
-def _run(config: EvalConfig, weights: str, device: str, job: Job) -> EpisodeResult:
+def prepare(config: EvalConfig, weights: str, device: str, job: Job) -> tuple[gymnasium.Env[Any, Any], AgentLike]:
+    """The environment and the agent of an episode, for `run_episode` with the job's seed; kept in this process."""
     scene = scene_of(job.task, config)
     env = _process_env(scene.task, scene.env, scene.split)
-    return run_episode(env, make_agent(job.agent, env, weights, config.agent, device), seed=job.seed)
+    return env, make_agent(job.agent, env, weights, config.agent, device)
+
+
+def _run(config: EvalConfig, weights: str, device: str, job: Job) -> EpisodeResult:
+    env, agent = prepare(config, weights, device, job)
+    return run_episode(env, agent, seed=job.seed)
 
 
 def _claim(out: Path, config: EvalConfig, weights: Path | str, device: str) -> None:
     """Note in `out` what its episodes depend on; refuse when it holds episodes of something else."""
     settings = {"agent": plain(config.agent), "env": plain(config.env), "split": config.split, "device": device}
     if set(PLANNERS) & set(config.agents):
-        digest = hashlib.sha256()
-        for file in sorted(weights_folder(weights).glob("*.safetensors")):
-            digest.update(file.read_bytes())
-        settings["weights_sha256"] = digest.hexdigest()
+        settings["weights_sha256"] = weights_digest(weights)
     path = out / "settings.json"
     if path.exists():
         old = {"split": None} | json.loads(path.read_text())  # which folders of before there were splits lack
@@ -288,7 +291,15 @@ def _claim(out: Path, config: EvalConfig, weights: Path | str, device: str) -> N
     write_whole(path, json.dumps(settings, indent=1).encode())
 
 
-def _read_log(path: Path) -> dict[Job, EpisodeResult]:
+def weights_digest(weights: Path | str) -> str:
+    """SHA-256 of the tensors in a folder of weights. Raises UnknownNameError when there is no such folder."""
+    digest = hashlib.sha256()
+    for file in sorted(weights_folder(weights).glob("*.safetensors")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def read_log(path: Path) -> dict[Job, EpisodeResult]:
     """Finished episodes; a line cut off by a kill is left out."""
     results = {}
     for line in path.read_text().splitlines() if path.exists() else []:

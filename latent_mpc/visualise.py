@@ -109,19 +109,19 @@ def filmstrip(record: EpisodeRecord, *, columns: int = 8, side: int = 150) -> Im
     width = (len(steps) + 1) * (side + gap) + 3 * gap
     canvas = pil.new("RGB", (width, head + rows * (side + label + gap) + gap), PAPER)
     draw = ImageDraw.Draw(canvas)
-    draw.text((gap, 9), record.verdict, fill=GOOD if record.success else BAD, font=_font(16, bold=True))
+    draw.text((gap, 9), record.verdict, fill=GOOD if record.success else BAD, font=font(16, bold=True))
     for column, t in enumerate(steps):
         left = gap + column * (side + gap)
         canvas.paste(_fit(record.frames[t], side), (left, head))
-        _centred(draw, left, head + side + 3, side, f"step {t}, {t * record.control_dt_s:.1f} s", INK)
+        draw_centred(draw, left, head + side + 3, side, f"step {t}, {t * record.control_dt_s:.1f} s", INK)
         if record.subgoal_frames is not None and t < last:
             top = head + side + label + gap
             canvas.paste(_fit(record.subgoal_frames[t], side), (left, top))
-            _centred(draw, left, top + side + 3, side, f"subgoal at step {t}", SUBGOAL)
+            draw_centred(draw, left, top + side + 3, side, f"subgoal at step {t}", SUBGOAL)
     left = 3 * gap + len(steps) * (side + gap)
     canvas.paste(_fit(record.goal_image, side), (left, head))
     draw.rectangle((left - 3, head - 3, left + side + 2, head + side + 2), outline=GOAL, width=3)
-    _centred(draw, left, head + side + 3, side, "goal", GOAL)
+    draw_centred(draw, left, head + side + 3, side, "goal", GOAL)
     return np.asarray(canvas)
 
 
@@ -138,7 +138,7 @@ def plan_strip(plan: Sequence[Image], goal: Image, *, width: int = WIDTH) -> Ima
             name, colour = "subgoal", SUBGOAL
         if i == len(plan):
             name, colour = "goal", GOAL
-        _centred(draw, left, 1, side, name, colour, size=12)
+        draw_centred(draw, left, 1, side, name, colour, size=12)
         canvas.paste(_fit(image, side), (left, label))
         if i:
             draw.polygon([(left - 10, middle - 4), (left - 10, middle + 4), (left - 4, middle)], fill=FAINT)
@@ -160,20 +160,20 @@ def _compose(record: EpisodeRecord, t: int, energies: _Energies) -> Image:
     draw = ImageDraw.Draw(canvas)
 
     if t == last:
-        draw.text((MARGIN, 14), record.verdict, fill=GOOD if record.success else BAD, font=_font(18, bold=True))
+        draw.text((MARGIN, 14), record.verdict, fill=GOOD if record.success else BAD, font=font(18, bold=True))
     else:
-        draw.text((MARGIN, 14), f"step {t} of {last}", fill=INK, font=_font(18, bold=True))
+        draw.text((MARGIN, 14), f"step {t} of {last}", fill=INK, font=font(18, bold=True))
     clock = f"{t * record.control_dt_s:.1f} s,  {1000 * np.mean(record.act_times_s):.0f} ms an action"
-    draw.text((WIDTH - MARGIN, 17), clock, fill=FAINT, font=_font(14), anchor="ra")
+    draw.text((WIDTH - MARGIN, 17), clock, fill=FAINT, font=font(14), anchor="ra")
 
     right = WIDTH - MARGIN - side
-    draw.text((MARGIN, head), "scene", fill=INK, font=_font(14))
+    draw.text((MARGIN, head), "scene", fill=INK, font=font(14))
     canvas.paste(_fit(record.frames[t], scene), (MARGIN, top))
-    draw.text((right, head), "goal image", fill=GOAL, font=_font(14))
+    draw.text((right, head), "goal image", fill=GOAL, font=font(14))
     canvas.paste(_fit(record.goal_image, side), (right, top))
     if record.subgoal_frames is not None:
         lower = top + scene - side
-        draw.text((right, lower - label), "subgoal (nearest stored)", fill=SUBGOAL, font=_font(14))
+        draw.text((right, lower - label), "subgoal (nearest stored)", fill=SUBGOAL, font=font(14))
         canvas.paste(_fit(record.subgoal_frames[now], side), (right, lower))
 
     if strip is not None:
@@ -234,14 +234,14 @@ def _fit(image: Image, side: int) -> pil.Image:
     return cut.resize((side, side), pil.Resampling.LANCZOS)
 
 
-def _centred(
+def draw_centred(
     draw: ImageDraw.ImageDraw, left: int, top: int, width: int, text: str, colour: str, size: int = 13
 ) -> None:
-    draw.text((left + width // 2, top), text, fill=colour, font=_font(size), anchor="ma")
+    draw.text((left + width // 2, top), text, fill=colour, font=font(size), anchor="ma")
 
 
 @cache
-def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
+def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
     """DejaVu Sans, which comes with Matplotlib."""
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
     return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name), size)
