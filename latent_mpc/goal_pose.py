@@ -4,7 +4,7 @@
 
 What a head h says of an image is off; of two images that look alike it is off by as much. So the difference of what it
 says, added to the pose p_t that the arm feels, is right where the arm is at its goal, and wrong by a share of the way
-that is left before. Each step tells it once; what was told is averaged by the variance that it has, and slowly forgotten.
+that is left before. Each step tells it once; what was told is averaged by its variance, and slowly forgotten.
 """
 
 from __future__ import annotations

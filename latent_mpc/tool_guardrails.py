@@ -27,6 +27,7 @@ FREE_M = 0.01  # a sideways step that is no carrying
 DROP_M = 0.05  # what is held may be let go below this height of the tool
 OPENING_M = 0.01  # fingers that open this far in a step let go
 DRAG_WEIGHT, DROP_WEIGHT = 4.0, 3.0
+SHUT_WEIGHT = 0.5  # of fingers that hold nothing and are shut: a missed grasp is mended by opening them
 BLUR_M = 0.004  # softness of the openings' bounds: predictions are not exact
 CROWD_M = 0.035  # between a finger's middle and the middle of a thing beside it: half of each
 CROWD_HEIGHT_M = 0.09  # of the tool: lower down, fingers and what they hold meet what stands there
@@ -95,7 +96,7 @@ def tool_violation(
     low, high = position.new_tensor(config.tool_low_m), position.new_tensor(config.tool_high_m)
     outside = (position - position.clamp(low, high)).abs().sum(-1) / UNIT_M
     empty = torch.sigmoid((EMPTY_OPENING_M - opening) / BLUR_M)
-    violation = outside + empty * _depth(position[..., 2], config.clearance_m)
+    violation = outside + empty * (SHUT_WEIGHT + _depth(position[..., 2], config.clearance_m))
     if start is not None:
         first_position, first_opening = _tool(model, start)
         before = torch.cat([first_position.expand_as(position[..., :1, :]), position[..., :-1, :]], dim=-2)
