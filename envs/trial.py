@@ -70,7 +70,7 @@ def pick_place_images(env: TabletopEnv) -> NDArray[np.uint8]:
         raise InvalidInputError("three goal images are of one object that is picked and placed")
     (mover,) = env.layout.movers
     goal = env.layout.goal_poses[mover, :2]
-    images = []
+    images: list[NDArray[np.uint8]] = []
     with trial(env):
         expert = ScriptedExpert(env)
         for _ in range(MAX_STEPS):
