@@ -21,6 +21,8 @@ PALM_M = 0.033  # the palm is so far above the tool centre point, less 4 mm
 FINGER_M = 0.012  # a finger's reach beyond the face of its pad
 MAX_OPENING_M = 2 * FINGER_RANGE_M
 ROUND_SHAPES = ("cylinder", "sphere", "cup", "plate")  # to be held at any yaw
+OVER_M = 0.015  # across the table: who is that near stands above it
+LET_GO_M = 0.02  # what lies so near its goal was brought there
 TIP_M = 0.011  # the fingertips are so far below the tool centre point
 # A behaviour yields, each control step: target position in W (3,), target yaw, gripper command.
 Setpoint = tuple[NDArray[np.float64], float, float]
@@ -279,7 +281,7 @@ class ScriptedExpert:
         return max(yaws, key=room)
 
     def _attempt(self, i: int) -> Behaviour:
-        """Down from above all that stands around, grasp, up, over, down, let go and up."""
+        """Down from above all that stands around, grasp, up, over, down, let go and up; or from the middle of it."""
         env, hands = self._env, self._hands
         goal = env.layout.goal_poses[i, :3]
         tops = [hands.top(j) for j in range(env.config.num_objects) if j != i]
@@ -290,22 +292,39 @@ class ScriptedExpert:
         opening = min(2 * (self._radius(i) + 0.008) / MAX_OPENING_M, 1.0)
         ajar = 0.5 - opening  # as a command
 
+        place, held = env.object_positions()[i], env.grasped()[i]
+        lifted_m = max(high, place[2] + grip + (0.0 if held else 0.05))
+        if not held:
+            tool, yaw = env.arm.pose(env.data)
+            if np.linalg.norm(place - goal) < LET_GO_M and tool[2] < high - 0.02:
+                yield from hands.go(np.array([*tool[:2], high]), yaw, ajar, 0.02)
+            yield from self._take(i, high, lifted_m, ajar)
+        if not env.grasped()[i]:
+            return  # try again
+        yield from self._bring(i, high, lifted_m, ajar)
+
+    def _take(self, i: int, high: float, lifted_m: float, ajar: float) -> Behaviour:
+        """Grasp object `i` from a tool height `high` and lift it to `lifted_m`; `ajar` opens the fingers."""
+        env, hands = self._env, self._hands
         start = env.object_positions()[i]
         yaw = hands.grasp_yaw(i)
         turned = [yaw] + [y for y in (yaw - np.pi / 2, yaw + np.pi / 2) if abs(y) <= env.config.max_yaw_rad]
         round_yaws = [0.0, 0.4, -0.4, 0.8, -0.8]
         yaw = self._clearest(i, start[:2], round_yaws if env.objects[i].shape in ROUND_SHAPES else turned)
-        yield from hands.go(np.array([*start[:2], high]), yaw, ajar, 0.02)
-        place = env.object_positions()[i] + [0, 0, grip]
+        if np.linalg.norm(env.arm.pose(env.data)[0][:2] - start[:2]) > OVER_M:
+            yield from hands.go(np.array([*start[:2], high]), yaw, ajar, 0.02)
+        place = env.object_positions()[i] + [0, 0, hands.grasp_height(i)]
         yield from hands.go(place, yaw, ajar, 0.004)
         yield from hands.hold(place, yaw, CLOSED, 2)
-        lifted = np.array([*place[:2], max(high, place[2] + 0.05)])
-        yield from hands.go(lifted, yaw, CLOSED, 0.02)
-        if not env.grasped()[i]:
-            return  # try again
+        yield from hands.go(np.array([*place[:2], lifted_m]), yaw, CLOSED, 0.02)
 
+    def _bring(self, i: int, high: float, lifted_m: float, ajar: float) -> Behaviour:
+        """Carry object `i`, which is held, to its goal at a tool height `lifted_m`, let go and rise to `high`."""
+        env, hands = self._env, self._hands
+        goal = env.layout.goal_poses[i, :3]
         yaw = self._clearest(i, goal[:2], [0.0, 0.4, -0.4, 0.8, -0.8])
-        yield from hands.go(np.array([*goal[:2], lifted[2]]), yaw, CLOSED, 0.01)
+        if np.linalg.norm(env.object_positions()[i, :2] - goal[:2]) > OVER_M:
+            yield from hands.go(np.array([*goal[:2], lifted_m]), yaw, CLOSED, 0.01)
         held = env.arm.pose(env.data)[0] - env.object_positions()[i]
         target = goal + held + [0, 0, 0.002]
         yield from hands.go(target, yaw, CLOSED, 0.004)

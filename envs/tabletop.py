@@ -261,13 +261,29 @@ class TabletopEnv(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.float32]]):
         self.layout, self._elapsed = layout, 0
         situation = self._situation()
         self.task.begin(situation)
-        return self._observation(), self._info(situation, False)
+        return self.observe(), self._info(situation, False)
 
     def step(self, action: NDArray[np.float32]) -> tuple[dict[str, NDArray[Any]], float, bool, bool, dict[str, Any]]:
         """Move for one control period; actions outside [-1, 1] are clipped.
 
         Raises:
             InvalidInputError: the action has another shape or is not finite.
+        """
+        self.advance(action)
+        situation = self._situation()
+        success = self.task.update(situation)
+        self._elapsed += 1
+        if self.config.randomisation.every_step:
+            self._dress_looks()
+        per_object = self.task.steps_per_object
+        truncated = per_object is not None and self._elapsed >= per_object * len(self.layout.movers)
+        return self.observe(), float(success), success, truncated, self._info(situation, success)
+
+    def advance(self, action: NDArray[np.float32]) -> None:
+        """The physics of `step` and nothing else: what is neither seen nor judged, as in a trial (trial.py).
+
+        Raises:
+            InvalidInputError: as `step`.
         """
         a = np.asarray(action, dtype=np.float64)
         if a.shape != (ACTION_DIM,) or not np.isfinite(a).all():
@@ -279,14 +295,6 @@ class TabletopEnv(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.float32]]):
         yaw = float(np.clip(yaw + c.step_yaw_rad * a[3], -c.max_yaw_rad, c.max_yaw_rad))
         opening = float(np.clip(0.5 - a[4], 0, 1))
         self.arm.move(self.model, self.data, position, yaw, opening, self._physics_steps)
-        situation = self._situation()
-        success = self.task.update(situation)
-        self._elapsed += 1
-        if c.randomisation.every_step:
-            self._dress_looks()
-        per_object = self.task.steps_per_object
-        truncated = per_object is not None and self._elapsed >= per_object * len(self.layout.movers)
-        return self._observation(), float(success), success, truncated, self._info(situation, success)
 
     def judge(self, qpos: NDArray[np.float64], qvel: NDArray[np.float64]) -> bool:
         """Whether the task is done when another simulation of this scene is in a state (nq,), (nv,).
@@ -397,7 +405,8 @@ class TabletopEnv(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.float32]]):
     def _observe_image(self) -> NDArray[np.uint8]:
         return self._render(self.config.camera, self.config.image_size, self.config.image_size, self.config.supersample)
 
-    def _observation(self) -> dict[str, NDArray[Any]]:
+    def observe(self) -> dict[str, NDArray[Any]]:
+        """The observation of this moment."""
         position, yaw = self.arm.pose(self.data)
         proprio = np.array([*position, np.sin(yaw), np.cos(yaw), self.arm.finger_opening_m(self.data)], np.float32)
         return {"image": self._observe_image(), "proprio": proprio, "goal_image": self._goal_image.copy()}

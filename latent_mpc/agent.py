@@ -35,7 +35,7 @@ from latent_mpc.planner.rollout import rollout, rollout_macros
 from latent_mpc.planner.search import Iteration
 from latent_mpc.planner.shift import shift
 from latent_mpc.shipped import weights_folder
-from latent_mpc.tool_guardrails import hand_holds, hand_is_up, tool_keep_outs, tool_violation
+from latent_mpc.tool_guardrails import hand_holds, hand_is_up, same_hand, tool_keep_outs, tool_violation
 from latent_mpc.types import (
     InvalidInputError,
     Observation,
@@ -51,6 +51,7 @@ from latent_mpc.world_model.model import WorldModel, load_world_model
 TAKEN = 2.0  # a place is taken by what is nearer to it than this, in units of what counts as arranged
 HIDDEN = 10.0  # what leaves this much more open than the model's own error is not seen: it is where it was seen last
 SETTLED = 0.003  # mean square of what is left of the arm's way, in standard deviations of play: a centimetre or so
+NEAR_M, THERE_M = 0.05, 0.025  # of the tool from a waypoint: no subgoals are needed any more; it is reached
 NO_DEEPER_M = 0.001  # into a keep-out that the tool is in already: predictions are not exact
 
 
@@ -125,6 +126,7 @@ class Agent:
         self._coarse = cem(c.coarse, c.coarse_horizon, m.macro_dim, MACRO_BOX)
         self._fine = cem(c.fine, m.chunk_length, m.action_dim)
         self._settle = cem(c.settle, c.settle_horizon, m.action_dim)
+        self._approach = cem(c.settle, m.chunk_length, m.action_dim)
         self._flat = cem(c.flat, c.flat_horizon, m.action_dim)
         self._goal: Tensor | None = None
         self._others: Tensor | None = None  # places (J, 3) of the things that are not in focus
@@ -144,6 +146,7 @@ class Agent:
             self._hues = self._find_hues(images)
             self._goals = self.model.observe_goal(self._for_each_hue(images), self._hues)  # (Q, D)
         self.focus = 0
+        self._waypoint: Tensor | None = None  # (D,)
         self._places = torch.full((len(self._goals), 3), torch.nan, device=self.device)
         self._others = None
         self._aim()
@@ -185,6 +188,33 @@ class Agent:
         self._horizon: RecedingHorizon[Plan | HierarchyPlan] = RecedingHorizon(
             self.config.execute_steps, self.config.deadline_s
         )
+
+    @torch.no_grad()
+    def show_waypoint(self, image: NDArray[np.uint8]) -> None:
+        """Reach first what an image shows on the way to the goal, the arm's pose and the fingers included."""
+        seen = torch.from_numpy(self._checked_image(image, "waypoint").copy())[None].to(self.device)
+        hues = None if self._hues is None else self._hues[self.focus, None]
+        self.set_waypoint(self.model.observe_goal(seen, hues)[0])
+
+    def set_waypoint(self, waypoint: Tensor | None, *, direct: bool = False) -> None:
+        """From the next plan on, plan to a state (D,) on the way to the goal; None: to the goal itself.
+
+        It is asked for as a subgoal is; macro-actions are still proposed on the way to the goal.
+
+        Args:
+            direct: it lies no further ahead than a chunk of actions, so that it needs no subgoals.
+        """
+        self._waypoint, self._direct = waypoint, direct
+
+    @torch.no_grad()
+    def at_waypoint(self, observation: Mapping[str, Any]) -> bool:
+        """Whether scene, tool and fingers are as the waypoint has them, as far as the model can tell."""
+        return self._near_waypoint(self.observe(observation), THERE_M, fingers=True)
+
+    def _near_waypoint(self, state: Tensor, distance_m: float, fingers: bool = False) -> bool:
+        assert self._waypoint is not None
+        same = self.model.scene_distance(state, self._waypoint) <= self._noise  # of the goal: a hand hides less there
+        return bool(same) and same_hand(self.model, state, self._waypoint, distance_m, fingers)
 
     def _find_hues(self, goal: Tensor) -> Tensor | None:
         """What there is to attend to in a goal image (1, H, W, 3), for a model that attends."""
@@ -312,7 +342,7 @@ class Agent:
         return torch.cat([goal_latent, self._goal_pose.told(arm, away)], dim=-1)
 
     def goal_energy(self, states: Tensor, start: Tensor | None = None, *, settling: bool = False) -> Tensor:
-        """Energy to the goal, unitless.
+        """Energy to the goal, or to what is to be reached before, unitless.
 
         Args:
             states: (..., D); a rollout (..., H, D) when `start` is given.
@@ -322,6 +352,8 @@ class Agent:
             (...).
         """
         assert self._goal is not None
+        if self._waypoint is not None:
+            return self.subgoal_energy(states, self._waypoint, start)
         goal, c = self._goal[0], self.config
         scene = (self.model.scene_distance(states, goal).clamp_min(self._noise) / self._noise).log()
         details = self._difference(states, goal, c.latent_weight, c.arm_weight)
@@ -358,9 +390,12 @@ class Agent:
         Raises:
             PlanningFailed: no candidate had a finite cost.
         """
-        if self._arranged(state):
+        if self._waypoint is None and self._arranged(state):
             self._goal = self._read_pose(state)
             direct = self._plan_directly(self._settle, state, previous, executed, deadline_s, settling=True)
+            return direct, self.config.settle_steps
+        if self._waypoint is not None and (self._direct or self._near_waypoint(state[0], NEAR_M)):
+            direct = self._plan_directly(self._approach, state, previous, executed, deadline_s)
             return direct, self.config.settle_steps
         return self._plan_hierarchy(state, previous, executed, deadline_s), self.config.execute_steps
 

@@ -1,4 +1,4 @@
-"""What an agent must beat: doing nothing, acting at random; and a script that knows everything, as the ceiling."""
+"""What an agent must beat: doing nothing, acting at random or as play did; and a script that knows all, the ceiling."""
 
 from __future__ import annotations
 
@@ -6,10 +6,17 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from latent_mpc.agent import Agent
 from latent_mpc.envs.play import ScriptedExpert
 from latent_mpc.envs.tabletop import TabletopEnv
+from latent_mpc.envs.trial import expert_ahead
+from latent_mpc.types import InvalidInputError, Observation, check_image
+from latent_mpc.world_model.inverse_dynamics import InverseDynamics
+from latent_mpc.world_model.model import WorldModel
 
 
 class NoOpAgent:
@@ -40,6 +47,52 @@ class RandomAgent:
     def act(self, observation: Mapping[str, Any]) -> NDArray[np.float32]:
         """Uniform in [-1, 1], (A,)."""
         return self._rng.uniform(-1, 1, self._action_dim).astype(np.float32)
+
+
+class InverseDynamicsAgent:
+    """Does what play did in such a state on its way to such a goal (inverse_dynamics.py); plans nothing."""
+
+    def __init__(self, model: WorldModel, network: InverseDynamics, device: str = "cpu") -> None:
+        self._model, self._network, self._device = model.to(device), network.to(device), device
+        self._goal: Tensor | None = None
+
+    @torch.no_grad()
+    def reset(self, goal_image: NDArray[np.uint8], *, seed: int | None = None) -> None:
+        """Set the goal; nothing is drawn."""
+        image = check_image(goal_image, "goal_image")
+        self._goal = self._model.observe_goal(torch.from_numpy(image.copy())[None].to(self._device))  # (1, D)
+
+    @torch.no_grad()
+    def act(self, observation: Mapping[str, Any]) -> NDArray[np.float32]:
+        """The next action (A,), of the observation's `image` and `proprio` alone."""
+        if self._goal is None:
+            raise InvalidInputError("call reset(goal_image) before act(observation)")
+        seen = Observation.from_mapping(observation)
+        image, proprio = (torch.from_numpy(part.copy())[None].to(self._device) for part in (seen.image, seen.proprio))
+        action = self._network(self._model.observe(image, proprio), self._goal)[0]
+        return action.cpu().numpy().astype(np.float32)
+
+
+class OracleSubgoalsAgent:
+    """The agent with the simulator in place of its coarse level. Reads the simulator, so it is no competitor.
+
+    Its subgoal is always where the scripted expert would be a chunk of actions from now, tried out in the simulator
+    and seen by the agent's own encoder. Actions are planned to it as to a subgoal of its own, but from nothing: with
+    the settings of `settle`, as there is no macro-action to start from.
+    """
+
+    def __init__(self, agent: Agent, env: TabletopEnv) -> None:
+        self._agent, self._env = agent, env
+
+    def reset(self, goal_image: NDArray[np.uint8], *, seed: int | None = None) -> None:
+        """As `Agent.reset`."""
+        self._agent.reset(goal_image, seed=seed)
+
+    def act(self, observation: Mapping[str, Any]) -> NDArray[np.float32]:
+        """The first action (A,) of a plan to where the expert would be."""
+        ahead = expert_ahead(self._env, self._agent.model.config.chunk_length)
+        self._agent.set_waypoint(self._agent.observe(ahead), direct=True)
+        return self._agent.act(observation)
 
 
 class ExpertAgent:

@@ -219,6 +219,36 @@ def attend(
         )
 
 
+@app.command()
+def baseline(
+    overrides: Overrides = None,
+    config: ConfigFile = None,
+    data: Data = Path("data/play"),
+    weights: Weights = "panda-tabletop",
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the weights and checkpoints.")] = Path(
+        "runs/inverse-dynamics"
+    ),
+    seed: Seed = 0,
+    device: Device = "auto",
+    show_config: ShowConfig = False,
+) -> None:
+    """Train inverse dynamics on play, for `eval` to compare with.
+
+    A network that acts as play did on its way to what the goal image shows, and plans nothing. It sees what the world
+    model sees, which stays as it is. The same command again goes on where it stopped.
+
+    \b
+    Example:
+        latent-mpc baseline --data data/play --weights panda-tabletop --out runs/inverse-dynamics
+    """
+    with reported(out):
+        from latent_mpc.training import BaselineConfig
+        from latent_mpc.training import baseline as run
+
+        settings = settle(BaselineConfig, "baseline", config, overrides, show_config)
+        typer.echo(run(settings, data=data, weights=weights, out=out, seed=seed, device=resolve_device(device)))
+
+
 @app.command("eval")
 def evaluate(
     overrides: Overrides = None,

@@ -25,9 +25,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from latent_mpc.agent import load_agent
-from latent_mpc.agent_config import PLANNERS, AgentConfig
-from latent_mpc.baselines import ExpertAgent, NoOpAgent, RandomAgent
+from latent_mpc.agent_config import AgentConfig
+from latent_mpc.agents import AGENTS, LEARNED, ORACLES, PLANNING, SCRIPTED, AgentSource, make_agent
 from latent_mpc.envs import FOREIGN, MAX_EPISODE_STEPS, splits
 from latent_mpc.envs.make import env_id_of, is_tabletop, make_env
 from latent_mpc.envs.tabletop import DEFAULTS, TabletopConfig
@@ -38,8 +37,7 @@ from latent_mpc.types import AgentLike, InvalidInputError, UnknownNameError
 from latent_mpc.workers import run_in_processes
 from latent_mpc.world_model.dataset import plain, write_whole
 
-AGENTS = (*PLANNERS, "no-op", "random", "expert")
-LABEL = re.compile(r"(?P<task>\w+)(:(?P<objects>\d+))?(@(?P<split>[\w-]+))?")
+LABEL = re.compile(r"(?P<task>\w+)(:(?P<objects>\d+))?(#(?P<images>\d+))?(@(?P<split>[\w-]+))?")
 FIRST_SEED = 1_000_000  # play draws its seeds from all 32-bit numbers: these are 100 of 4 billion
 
 
@@ -50,11 +48,14 @@ class EvalConfig:
     Attributes:
         tasks: of Reach, Push, PickPlace, Rearrange, Stack, ClearTable, Reacher, FetchPush, or Gymnasium ids of your own
             (docs/tasks.md). One of ours may say with how many objects and in what looks: "PickPlace:4@light".
-        agents: "hierarchy", "flat" and "prior" act on the weights; "no-op" and "random" are the floor, "expert" (Reach
-            excepted) the ceiling.
+            "PickPlace#3" shows the planning agents three goal images, one after the other (goal_sequence.py).
+        agents: names in agents.py. "hierarchy", "flat" and "flat-x10" (ten times the samples) plan on the weights;
+            "prior", which is goal-conditioned behaviour cloning, and "inverse-dynamics" act on them without a plan;
+            "no-op" and "random" are the floor; "oracle-subgoals", "simulator" and "expert" read the simulator.
         episodes: of each agent on each task.
         workers: parallel processes; 0 for one a core.
         agent: of the planning agents; its `planner` is set by their name.
+        baseline_weights: of "inverse-dynamics", the folder that `latent-mpc baseline` wrote.
         env: must be what the weights were trained on; left as it is, each task has its own.
         split: a name in envs/splits.py, of all tasks that name none: looks that no training has seen.
     """
@@ -64,6 +65,7 @@ class EvalConfig:
     episodes: int = 100
     workers: int = 2
     agent: AgentConfig = field(default_factory=AgentConfig)
+    baseline_weights: str | None = None
     env: TabletopConfig = field(default_factory=TabletopConfig)
     split: str | None = None
 
@@ -84,20 +86,45 @@ class EvalConfig:
         ours = [scene for scene in scenes if scene.task in MAX_EPISODE_STEPS]
         for scene in ours:
             check_objects(scene.task, scene.env)
+            if scene.goal_images != 1 and (scene.goal_images, scene.task, scene.env.num_objects) != (3, "PickPlace", 1):
+                raise InvalidInputError(
+                    f"only PickPlace of one object has more goal images, and it has three (#3); asked for "
+                    f"{scene.goal_images} of {scene.task} with {scene.env.num_objects}"
+                )
             splits.check_name(scene.split)
-        if "expert" in self.agents and len(ours) < len(self.tasks):
-            raise InvalidInputError(f"the expert knows only {sorted(MAX_EPISODE_STEPS)}")
-        if "expert" in self.agents and "Reach" in [scene.task for scene in ours]:
-            raise InvalidInputError("the expert only moves objects: leave out Reach, or the expert")
+        self._check_agents(scenes)
+
+    def _check_agents(self, scenes: list[Scene]) -> None:
+        """Refuse agents that know nothing to do in one of the scenes."""
+        names = set(self.agents)
+        tasks = {scene.task for scene in scenes}
+        if oracles := sorted(names & set(ORACLES)):
+            if tasks - set(MAX_EPISODE_STEPS):
+                raise InvalidInputError(f"{oracles} know only {sorted(MAX_EPISODE_STEPS)}")
+        if "Reach" in tasks and (scripted := sorted(names & set(SCRIPTED))):
+            raise InvalidInputError(f"the expert only moves objects: leave out Reach, or {scripted}")
+        if "oracle-subgoals" in names and any(scene.env.num_objects > 1 for scene in scenes):
+            raise InvalidInputError("oracle-subgoals is for tasks with one object: leave out the others, or it")
+        if "inverse-dynamics" in names and self.baseline_weights is None:
+            raise InvalidInputError(
+                "inverse-dynamics needs baseline_weights=DIR, a folder that `latent-mpc baseline` wrote"
+            )
+        unfit = sorted(names & set(LEARNED) - set(PLANNING))
+        if unfit and any(scene.goal_images > 1 for scene in scenes):
+            raise InvalidInputError(f"{unfit} take one goal image: leave out the tasks with #3, or them")
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What a task's label says: "PickPlace:4@light" is PickPlace with four objects in the looks of a split."""
+    """What a task's label says: "PickPlace:4@light" is PickPlace with four objects in the looks of a split.
+
+    "PickPlace#3" is PickPlace with three goal images.
+    """
 
     task: str
     env: TabletopConfig
     split: str | None
+    goal_images: int = 1
 
 
 def scene_of(label: str, config: EvalConfig) -> Scene:
@@ -108,7 +135,7 @@ def scene_of(label: str, config: EvalConfig) -> Scene:
     env = DEFAULTS.get(found["task"], config.env) if config.env == TabletopConfig() else config.env
     if found["objects"]:
         env = replace(env, num_objects=int(found["objects"]))
-    return Scene(found["task"], env, found["split"] or config.split)
+    return Scene(found["task"], env, found["split"] or config.split, int(found["images"] or 1))
 
 
 @dataclass(frozen=True)
@@ -236,23 +263,6 @@ def evaluate(
     return evaluation
 
 
-def make_agent(name: str, env: gymnasium.Env[Any, Any], weights: str, config: AgentConfig, device: str) -> AgentLike:
-    """An agent by its name in `AGENTS`."""
-    action_dim = env.action_space.shape[0]  # type: ignore[index]
-    if name == "no-op":
-        return NoOpAgent(action_dim)
-    if name == "random":
-        return RandomAgent(action_dim)
-    if name == "expert":
-        return ExpertAgent(env.unwrapped)  # type: ignore[arg-type]
-    return _planning_agent(weights, replace(config, planner=name), device)
-
-
-@functools.cache
-def _planning_agent(weights: str, config: AgentConfig, device: str) -> AgentLike:
-    return load_agent(weights, config=config, device=device)
-
-
 @functools.cache
 def _process_env(task: str, config: TabletopConfig, split: str | None) -> gymnasium.Env[Any, Any]:
     """This process's environment of a task, closed at exit."""
@@ -266,7 +276,8 @@ def prepare(config: EvalConfig, weights: str, device: str, job: Job) -> tuple[gy
     """The environment and the agent of an episode, for `run_episode` with the job's seed; kept in this process."""
     scene = scene_of(job.task, config)
     env = _process_env(scene.task, scene.env, scene.split)
-    return env, make_agent(job.agent, env, weights, config.agent, device)
+    source = AgentSource(weights, config.baseline_weights, config.agent, device)
+    return env, make_agent(job.agent, env, source, scene.goal_images)
 
 
 def _run(config: EvalConfig, weights: str, device: str, job: Job) -> EpisodeResult:
@@ -277,8 +288,10 @@ def _run(config: EvalConfig, weights: str, device: str, job: Job) -> EpisodeResu
 def _claim(out: Path, config: EvalConfig, weights: Path | str, device: str) -> None:
     """Note in `out` what its episodes depend on; refuse when it holds episodes of something else."""
     settings = {"agent": plain(config.agent), "env": plain(config.env), "split": config.split, "device": device}
-    if set(PLANNERS) & set(config.agents):
+    if set(LEARNED) & set(config.agents):
         settings["weights_sha256"] = weights_digest(weights)
+    if "inverse-dynamics" in config.agents and config.baseline_weights is not None:
+        settings["baseline_sha256"] = _digest(Path(config.baseline_weights))
     path = out / "settings.json"
     if path.exists():
         old = {"split": None} | json.loads(path.read_text())  # which folders of before there were splits lack
@@ -293,8 +306,13 @@ def _claim(out: Path, config: EvalConfig, weights: Path | str, device: str) -> N
 
 def weights_digest(weights: Path | str) -> str:
     """SHA-256 of the tensors in a folder of weights. Raises UnknownNameError when there is no such folder."""
+    return _digest(weights_folder(weights))
+
+
+def _digest(folder: Path) -> str:
+    """SHA-256 of the tensors in a folder."""
     digest = hashlib.sha256()
-    for file in sorted(weights_folder(weights).glob("*.safetensors")):
+    for file in sorted(folder.glob("*.safetensors")):
         digest.update(file.read_bytes())
     return digest.hexdigest()
 

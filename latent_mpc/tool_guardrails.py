@@ -29,6 +29,7 @@ OPENING_M = 0.01  # fingers that open this far in a step let go
 DRAG_WEIGHT, DROP_WEIGHT = 4.0, 3.0
 SHUT_WEIGHT = 0.5  # of fingers that hold nothing and are shut: a missed grasp is mended by opening them
 BLUR_M = 0.004  # softness of the openings' bounds: predictions are not exact
+SAME_OPENING_M = 0.008  # a picture tells the fingers' opening to this; fingers that miss pass it by
 CROWD_M = 0.035  # between a finger's middle and the middle of a thing beside it: half of each
 CROWD_HEIGHT_M = 0.09  # of the tool: lower down, fingers and what they hold meet what stands there
 CROWD_WEIGHT = 3.0
@@ -136,6 +137,13 @@ def hand_holds(model: WorldModel, state: Tensor) -> bool:
 def hand_is_up(model: WorldModel, state: Tensor) -> bool:
     """Whether the hand of a state (D,) can go sideways and touch nothing."""
     return float(_tool(model, state)[0][2]) >= FREE_HEIGHT_M
+
+
+def same_hand(model: WorldModel, state: Tensor, other: Tensor, distance_m: float, fingers: bool) -> bool:
+    """Whether the tools of two states (D,) are that near to each other and, if asked, their fingers open as far."""
+    (tool, opening), (other_tool, other_opening) = _tool(model, state), _tool(model, other)
+    near = bool((tool - other_tool).norm() <= distance_m)
+    return near and not (fingers and float((opening - other_opening).abs()) > SAME_OPENING_M)
 
 
 def _tool(model: WorldModel, states: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""`latent-mpc pretrain`, `train` and `attend`: datasets in, checkpoints out, progress shown."""
+"""`latent-mpc pretrain`, `train`, `attend` and `baseline`: datasets in, checkpoints out, progress shown."""
 
 from __future__ import annotations
 
@@ -23,6 +23,11 @@ from latent_mpc.world_model.dataset import PlayDataset, episode_path, read_solo
 from latent_mpc.world_model.distil import DistilConfig, Glimpses, distil
 from latent_mpc.world_model.encoder import EncoderConfig, KeypointEncoder
 from latent_mpc.world_model.gallery import GALLERY_NAME, save_gallery
+from latent_mpc.world_model.inverse_dynamics import (
+    InverseDynamicsConfig,
+    save_inverse_dynamics,
+    train_inverse_dynamics,
+)
 from latent_mpc.world_model.model import ModelConfig, WorldModel, load_world_model, save_world_model
 from latent_mpc.world_model.train import Clips, train_heads
 from latent_mpc.world_model.train import TrainConfig as HeadsConfig
@@ -56,6 +61,14 @@ class AttendConfig:
 
     attention: AttentionConfig = field(default_factory=AttentionConfig)
     training: DistilConfig = field(default_factory=DistilConfig)
+    max_episodes: int | None = None
+
+
+@dataclass(frozen=True)
+class BaselineConfig:
+    """Settings of `latent-mpc baseline`: the network and how to train it, episodes to use (None: all)."""
+
+    training: InverseDynamicsConfig = field(default_factory=InverseDynamicsConfig)
     max_episodes: int | None = None
 
 
@@ -171,6 +184,34 @@ def train(
     chosen = np.sort(np.random.default_rng(seed).choice(frames, min(GALLERY_FRAMES, len(frames)), replace=False))
     save_gallery(out, dataset.image[chosen], dataset.proprio[chosen])
     return f"world model written to {out}; next: latent-mpc info {out} --data {data[0]}"
+
+
+def baseline(config: BaselineConfig, *, data: Path, weights: str, out: Path, seed: int, device: str) -> str:
+    """Train the evaluation's agent "inverse-dynamics" on play, as a world model sees it; returns what to tell the user.
+
+    Args:
+        weights: of the world model, which stays as it is; one that does not attend.
+    """
+    folder = weights_folder(weights)
+    model, _ = load_world_model(folder)
+    if isinstance(model.encoder, AttentiveEncoder):
+        raise InvalidInputError(f"{weights} attends, and inverse dynamics sees all at once: give another world model")
+    dataset, episodes, _ = load_split(data, config.max_episodes)
+    clips = encode_clips(model.encoder, dataset, episodes, device)
+    with tqdm(total=config.training.fit.steps, desc="inverse dynamics", unit="step") as bar:
+        network = train_inverse_dynamics(
+            model.to(device),
+            clips,
+            config.training,
+            seed=seed,
+            folder=out / "stages",
+            progress=functools.partial(_show, bar),
+        )
+    save_inverse_dynamics(out, network, config.training, folder, seed)
+    return (
+        f"inverse dynamics written to {out}; next: latent-mpc eval --weights {weights} "
+        f"baseline_weights={out} 'agents=[inverse-dynamics]'"
+    )
 
 
 def _new_model(config: ModelConfig, encoder: Path, seed: int) -> WorldModel:

@@ -71,6 +71,39 @@ def test_reset_forgets_the_episode_before(model, observation):
     np.testing.assert_array_equal([agent.act(observation) for _ in range(5)], actions(model, observation))
 
 
+def test_a_waypoint_is_what_is_planned_for_until_it_is_taken_away(model, observation):
+    agent = Agent(model, AgentConfig(**SMALL))
+    agent.reset(observation["goal_image"], seed=3)
+    states = torch.randn(4, model.state_dim)
+    to_the_goal = agent.goal_energy(states)
+    agent.show_waypoint(observation["image"])
+    waypoint = model.observe_goal(torch.from_numpy(observation["image"])[None])[0]
+    torch.testing.assert_close(agent.goal_energy(states), agent.subgoal_energy(states, waypoint))
+    assert float(agent.goal_energy(waypoint)) == 0
+    on_the_way = np.array([agent.act(observation) for _ in range(5)])
+    assert not np.array_equal(on_the_way, actions(model, observation))
+    agent.set_waypoint(None)
+    torch.testing.assert_close(agent.goal_energy(states), to_the_goal)
+    agent.show_waypoint(observation["image"])
+    agent.reset(observation["goal_image"], seed=3)  # which forgets it
+    np.testing.assert_array_equal([agent.act(observation) for _ in range(5)], actions(model, observation))
+
+
+def test_a_waypoint_is_reached_when_scene_tool_and_fingers_are_there(model, observation):
+    agent = Agent(model, AgentConfig(**SMALL))
+    agent.reset(observation["goal_image"])
+    at = agent.observe(observation)
+    agent.set_waypoint(at)
+    assert agent.at_waypoint(observation)
+    for entry, near, far in ((0, 0.024, 0.026), (2, -0.024, -0.026), (-1, 0.007, 0.009)):  # tool x, z, fingers, m
+        moved = [dict(observation, proprio=observation["proprio"].copy()) for _ in range(2)]
+        moved[0]["proprio"][entry] += near
+        moved[1]["proprio"][entry] += far
+        assert [agent.at_waypoint(each) for each in moved] == [True, False]
+    agent.set_waypoint(at + torch.cat([100 * torch.ones(model.latent_dim), torch.zeros(6)]))  # another scene
+    assert not agent.at_waypoint(observation)
+
+
 def test_only_image_and_proprio_are_read(model, observation):
     """What is for scoring may lie beside the observation, or be missing: the actions are the same."""
     beside = dict(observation, object_positions=np.ones((1, 3)), is_success=True, goal_image=None)

@@ -25,7 +25,7 @@ from latent_mpc.cli_support import is_disk_full
 from latent_mpc.stations import read_workspace
 from latent_mpc.types import InvalidInputError, UnknownNameError
 
-COMMANDS = ["collect", "pretrain", "train", "attend", "eval", "demo", "info", "bench planners"]
+COMMANDS = ["collect", "pretrain", "train", "attend", "baseline", "eval", "demo", "info", "bench planners"]
 ROBOT_COMMANDS = ["drive", "replay", "goal capture", "robot check", "robot calibrate", "robot play"]
 
 

@@ -4,13 +4,15 @@ import json
 import math
 from dataclasses import asdict, replace
 
+import gymnasium
 import numpy as np
 import pytest
 
-from latent_mpc import evaluation
+from latent_mpc import agents, evaluation
 from latent_mpc.baselines import NoOpAgent
 from latent_mpc.envs.tabletop import DEFAULTS, TabletopConfig
 from latent_mpc.evaluation import EvalConfig, Scene, evaluate, scene_of, wilson_interval
+from latent_mpc.goal_sequence import GoalSequence
 from latent_mpc.types import InvalidInputError, UnknownNameError
 
 CONFIG = EvalConfig(
@@ -178,6 +180,31 @@ def test_a_label_says_task_objects_and_looks(label, task, env, split):
     assert scene_of(label, EvalConfig(tasks=(label,))) == Scene(task, env, split)
 
 
+def test_a_label_says_how_many_goal_images():
+    for label, split in (("PickPlace#3", None), ("PickPlace:1#3@light", "light")):
+        assert scene_of(label, EvalConfig(tasks=(label,))) == Scene("PickPlace", PLAIN, split, goal_images=3)
+
+
+@pytest.mark.parametrize("label", ["PickPlace#2", "PickPlace#0", "PickPlace:2#3", "Push#3", "Reach#3"])
+def test_only_a_pick_and_place_of_one_object_has_three_goal_images(label):
+    with pytest.raises(InvalidInputError, match="only PickPlace of one object"):
+        EvalConfig(tasks=(label,))
+
+
+def test_goal_images_are_shown_in_turn_to_agents_that_plan(monkeypatch):
+    env = gymnasium.make("latent_mpc/PickPlace-v0", config=CONFIG.env)
+    monkeypatch.setattr(agents, "load_agent", lambda *_, **__: NoOpAgent(5))
+    agents.planning_agent.cache_clear()
+    kinds = {
+        (name, images): type(agents.make_agent(name, env, agents.AgentSource("w"), images))
+        for name in ("hierarchy", "flat-x10", "expert", "no-op")
+        for images in (1, 3)
+    }
+    agents.planning_agent.cache_clear()
+    assert [name for (name, images), kind in kinds.items() if kind is GoalSequence] == ["hierarchy", "flat-x10"]
+    assert kinds["expert", 3] is kinds["expert", 1] and kinds["no-op", 3] is NoOpAgent
+
+
 def test_what_a_label_does_not_say_is_the_evaluations():
     given = TabletopConfig(shapes=("box",), image_size=32)
     config = EvalConfig(tasks=("PickPlace:3", "PickPlace@unseen-shapes"), env=given, split="light")
@@ -259,19 +286,20 @@ def test_planning_agents_are_loaded_once_and_told_how_to_plan(tmp_path, monkeypa
     loaded = []
 
     def load_agent(name, *, config, device):
-        loaded.append((name, device, config.planner, config.coarse_horizon))
+        loaded.append((name, device, config.planner, config.coarse_horizon, config.flat.num_samples))
         return NoOpAgent(5)
 
-    monkeypatch.setattr(evaluation, "load_agent", load_agent)
-    evaluation._planning_agent.cache_clear()
-    config = replace(CONFIG, agents=("hierarchy", "flat"), agent=replace(CONFIG.agent, coarse_horizon=9))
+    monkeypatch.setattr(agents, "load_agent", load_agent)
+    agents.planning_agent.cache_clear()
+    config = replace(CONFIG, agents=("hierarchy", "flat", "flat-x10"), agent=replace(CONFIG.agent, coarse_horizon=9))
     out = tmp_path / "out"
     evaluate(config, weights=weights, out=out, device="cpu", progress=False)
-    assert loaded == [(str(weights), "cpu", "hierarchy", 9), (str(weights), "cpu", "flat", 9)]
+    given = str(weights), "cpu"
+    assert loaded == [(*given, "hierarchy", 9, 51), (*given, "flat", 9, 51), (*given, "flat", 9, 510)]
     (weights / "model.safetensors").write_bytes(b"two")
     with pytest.raises(InvalidInputError, match="another weights_sha256"):
         evaluate(config, weights=weights, out=out, device="cpu", progress=False)
-    evaluation._planning_agent.cache_clear()
+    agents.planning_agent.cache_clear()
 
 
 def test_unknown_weights_are_refused_before_anything_runs(tmp_path):
@@ -287,6 +315,11 @@ def test_unknown_weights_are_refused_before_anything_runs(tmp_path):
         ({"agents": ()}, InvalidInputError, "at least one agent"),
         ({"episodes": 0}, InvalidInputError, "at least 1"),
         ({"tasks": ("Reach", "PickPlace")}, InvalidInputError, "leave out Reach"),
+        ({"tasks": ("Reach",), "agents": ("oracle-subgoals",)}, InvalidInputError, "leave out Reach"),
+        ({"tasks": ("Reacher",), "agents": ("simulator",)}, InvalidInputError, "know only .*PickPlace"),
+        ({"tasks": ("PickPlace:2",), "agents": ("oracle-subgoals",)}, InvalidInputError, "one object"),
+        ({"agents": ("inverse-dynamics",)}, InvalidInputError, "latent-mpc baseline"),
+        ({"tasks": ("PickPlace#3",), "agents": ("oracle-subgoals",)}, InvalidInputError, "take one goal image"),
     ],
 )
 def test_impossible_evaluations_are_refused(changes, error, message):

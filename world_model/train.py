@@ -163,7 +163,7 @@ def _report(progress: Progress, name: str, steps: int, step: int, terms: Mapping
 
 
 def _proprio_stage(model: WorldModel, clips: Clips, config: TrainConfig) -> _Stage:
-    proprio, frames = (clips.proprio - model.proprio_mean) / model.proprio_std, _starts(clips, 0)
+    proprio, frames = (clips.proprio - model.proprio_mean) / model.proprio_std, episode_starts(clips, 0)
 
     def losses(generator: torch.Generator) -> dict[str, Tensor]:
         index = frames[torch.randint(len(frames), (config.proprio.batch_size,), generator=generator)]
@@ -174,7 +174,7 @@ def _proprio_stage(model: WorldModel, clips: Clips, config: TrainConfig) -> _Sta
 
 def _distance_stage(model: WorldModel, clips: Clips, config: TrainConfig) -> _Stage:
     distance, states = model.scene_distance, all_states(model, clips)
-    starts = _starts(clips, max(config.max_gap, config.spread_gap))
+    starts = episode_starts(clips, max(config.max_gap, config.spread_gap))
 
     def losses(generator: torch.Generator) -> dict[str, Tensor]:
         size = (config.distance.batch_size,)
@@ -194,7 +194,7 @@ def _locator_stage(model: WorldModel, clips: Clips, config: TrainConfig) -> _Sta
     assert model.locator is not None
     locator, states = model.locator, all_states(model, clips)
     embedding = _in_parts(model.scene_distance.embedding, states) / model.scene_distance.scale.sqrt()
-    frames, ends = _starts(clips, 0), _ends(clips)
+    frames, ends = episode_starts(clips, 0), episode_ends(clips)
     end_of = ends[torch.searchsorted(ends, frames)].to(embedding.device)
     places = held_places(clips.proprio[frames], clips.action[frames], embedding[frames], end_of)
     told = places[:, 0].isfinite()
@@ -265,7 +265,7 @@ def _clip_sampler(
 ) -> Callable[[torch.Generator], tuple[Tensor, Tensor]]:
     """Draws states (B, length+1, D) and the actions between them (B, length, A)."""
     states = all_states(model, clips)
-    starts = _starts(clips, length)
+    starts = episode_starts(clips, length)
     ahead = torch.arange(length + 1)
 
     def draw(generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -286,7 +286,7 @@ def _goal_sampler(
     states = all_states(model, clips)
     codes = _in_parts(model.scene_distance.code, states)
     places = _in_parts(model.place, states)
-    starts, ends = _starts(clips, length), _ends(clips)
+    starts, ends = episode_starts(clips, length), episode_ends(clips)
     ahead = torch.arange(length)
     moving = torch.zeros(len(starts), dtype=torch.bool)
     for steps in (max_steps // 2, max_steps):
@@ -316,13 +316,13 @@ def _in_parts(function: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
     return torch.cat([function(part) for part in rows.split(8192)])
 
 
-def _ends(clips: Clips) -> Tensor:
+def episode_ends(clips: Clips) -> Tensor:
     """Last frames of the episodes, ascending."""
-    frames = _starts(clips, 0)
-    return frames[~torch.isin(frames, _starts(clips, 1))]
+    frames = episode_starts(clips, 0)
+    return frames[~torch.isin(frames, episode_starts(clips, 1))]
 
 
-def _starts(clips: Clips, length: int) -> Tensor:
+def episode_starts(clips: Clips, length: int) -> Tensor:
     """Frames from which `length` actions follow in one episode."""
     starts = torch.from_numpy(np.asarray(clips.starts(length + 1)))
     if len(starts) == 0:
@@ -349,7 +349,7 @@ def _standardise(model: WorldModel, clips: Clips) -> None:
 @torch.no_grad()
 def _standardise_distance(model: WorldModel, clips: Clips, seed: int) -> None:
     """Scale the distance to a mean of 1 between states drawn at random."""
-    states, frames = all_states(model, clips), _starts(clips, 0)
+    states, frames = all_states(model, clips), episode_starts(clips, 0)
     index = torch.randint(len(frames), (2, 8192), generator=torch.Generator().manual_seed(seed))
     model.scene_distance.scale.fill_(1.0)
     model.scene_distance.scale.copy_(model.scene_distance(*states[frames[index]]).mean())
