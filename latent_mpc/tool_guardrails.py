@@ -27,7 +27,8 @@ FREE_M = 0.01  # a sideways step that is no carrying
 DROP_M = 0.05  # what is held may be let go below this height of the tool
 OPENING_M = 0.01  # fingers that open this far in a step let go
 DRAG_WEIGHT, DROP_WEIGHT = 4.0, 3.0
-SHUT_WEIGHT = 0.5  # of fingers that hold nothing and are shut: a missed grasp is mended by opening them
+SHUT_WEIGHT = 0.5  # of fingers that are shut on nothing, not even a wall: a missed grasp is mended by opening them
+WALL_BLUR_M = 0.0015  # softness of the bound beside a wall
 BLUR_M = 0.004  # softness of the openings' bounds: predictions are not exact
 SAME_OPENING_M = 0.008  # a picture tells the fingers' opening to this; fingers that miss pass it by
 CROWD_M = 0.035  # between a finger's middle and the middle of a thing beside it: half of each
@@ -97,20 +98,21 @@ def tool_violation(
     low, high = position.new_tensor(config.tool_low_m), position.new_tensor(config.tool_high_m)
     outside = (position - position.clamp(low, high)).abs().sum(-1) / UNIT_M
     empty = torch.sigmoid((EMPTY_OPENING_M - opening) / BLUR_M)
-    violation = outside + empty * (SHUT_WEIGHT + _depth(position[..., 2], config.clearance_m))
+    shut = torch.sigmoid((WALL_M - opening) / WALL_BLUR_M)
+    violation = outside + empty * _depth(position[..., 2], config.clearance_m) + SHUT_WEIGHT * shut
     if start is not None:
         first_position, first_opening = _tool(model, start)
         before = torch.cat([first_position.expand_as(position[..., :1, :]), position[..., :-1, :]], dim=-2)
         opening_before = torch.cat([first_opening.expand_as(opening[..., :1]), opening[..., :-1]], dim=-1)
         sideways = (position - before)[..., :2].norm(dim=-1)
-        shut = torch.sigmoid((WIDE_M - torch.maximum(opening, opening_before)) / BLUR_M)
+        narrow = torch.sigmoid((WIDE_M - torch.maximum(opening, opening_before)) / BLUR_M)
         depth = _depth(torch.maximum(position[..., 2], before[..., 2]), config.clearance_m)
         # Exactly 0 for open and for empty fingers: at rest at the goal nothing else is left of the energy.
         room = torch.minimum(OPEN_M - opening_before, opening_before - EMPTY_OPENING_M)
         held = (room / BLUR_M).clamp(0.0, 1.0)
         let_go = ((opening - opening_before) / OPENING_M).clamp(0.0, 1.0)
         dropped = held * let_go * (position[..., 2] - DROP_M).clamp_min(0.0)
-        dragged = shut * (3.0 * depth).clamp_max(1.0) * (sideways - FREE_M).clamp_min(0.0)
+        dragged = narrow * (3.0 * depth).clamp_max(1.0) * (sideways - FREE_M).clamp_min(0.0)
         violation = violation + (DRAG_WEIGHT * dragged + DROP_WEIGHT * dropped) / UNIT_M
     if others is not None:
         violation = violation + _crowding(model, states, others)
