@@ -392,7 +392,9 @@ class Agent:
         """
         if self._waypoint is None and self._arranged(state):
             self._goal = self._read_pose(state)
-            direct = self._plan_directly(self._settle, state, previous, executed, deadline_s, settling=True)
+            free = not (self.model.config.grasps and hand_holds(self.model, state[0]))  # else it is put down first
+            planner = self._settle if free else self._approach
+            direct = self._plan_directly(planner, state, previous, executed, deadline_s, settling=free)
             return direct, self.config.settle_steps
         if self._waypoint is not None and (self._direct or self._near_waypoint(state[0], NEAR_M)):
             direct = self._plan_directly(self._approach, state, previous, executed, deadline_s)
@@ -463,6 +465,7 @@ class Agent:
         """Plan actions to the goal itself, without subgoals."""
         started = time.perf_counter()
         last: list[Iteration | None] = [None]
+        continues = isinstance(previous, Plan) and previous.actions.shape[1] == planner.space.horizon
         plan = planner.plan(
             RolloutCost(
                 self.model.predictor,
@@ -472,7 +475,7 @@ class Agent:
                 constraints=self._constraints,
             ),
             generator=self._generator,
-            warm_start=shift(previous.actions, executed) if isinstance(previous, Plan) else None,
+            warm_start=shift(previous.actions, executed) if continues and previous else None,
             deadline_s=deadline_s,
             callback=lambda it: last.__setitem__(0, it),
         )

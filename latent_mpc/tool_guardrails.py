@@ -27,8 +27,8 @@ FREE_M = 0.01  # a sideways step that is no carrying
 DROP_M = 0.05  # what is held may be let go below this height of the tool
 OPENING_M = 0.01  # fingers that open this far in a step let go
 DRAG_WEIGHT, DROP_WEIGHT = 4.0, 3.0
-SHUT_WEIGHT = 0.5  # of fingers that are shut on nothing, not even a wall: a missed grasp is mended by opening them
-WALL_BLUR_M = 0.0015  # softness of the bound beside a wall
+SHUT_WEIGHT = 3.0  # of fingers that are shut on nothing, not even a wall: a missed grasp is mended by opening them
+SHUT_M, SHUT_BLUR_M = 0.0015, 0.0008  # fingers closer than the first are shut; softness of that
 BLUR_M = 0.004  # softness of the openings' bounds: predictions are not exact
 SAME_OPENING_M = 0.008  # a picture tells the fingers' opening to this; fingers that miss pass it by
 CROWD_M = 0.035  # between a finger's middle and the middle of a thing beside it: half of each
@@ -98,7 +98,7 @@ def tool_violation(
     low, high = position.new_tensor(config.tool_low_m), position.new_tensor(config.tool_high_m)
     outside = (position - position.clamp(low, high)).abs().sum(-1) / UNIT_M
     empty = torch.sigmoid((EMPTY_OPENING_M - opening) / BLUR_M)
-    shut = torch.sigmoid((WALL_M - opening) / WALL_BLUR_M)
+    shut = torch.sigmoid((SHUT_M - opening) / SHUT_BLUR_M)
     violation = outside + empty * _depth(position[..., 2], config.clearance_m) + SHUT_WEIGHT * shut
     if start is not None:
         first_position, first_opening = _tool(model, start)

@@ -24,7 +24,7 @@ from latent_mpc.world_model.model import ModelConfig, WorldModel
 ENCODER = EncoderConfig(image_size=32, channels=(4, 4), num_keypoints=4, hidden=16, latent_dim=8)
 
 
-SHUT = 0.5 / (1 + math.exp(-2))  # fingers that touch each other: 2 σ below a wall's thickness
+SHUT = 3 / (1 + math.exp(-1.5 / 0.8))  # fingers that touch each other
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def state(x, y, z, opening, yaw=0.0):
         ((0.5, 0.0, 0.02, 0.04), 0.0),  # low, holding something
         ((0.5, 0.0, 0.035, 0.0), 0.5 + SHUT),  # half the clearance, closed on nothing
         ((0.5, 0.0, 0.2, 0.0), SHUT),  # the same, high above the table
-        ((0.5, 0.0, 0.2, 0.009), 0.0),  # closed on a cup's wall
+        ((0.5, 0.0, 0.2, 0.006), 0.0),  # closed on a cup's wall
         ((0.5, 0.28, 0.2, 0.08), 1.0),  # 5 cm out of the box
     ],
 )
