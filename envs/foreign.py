@@ -59,8 +59,9 @@ def make_fetch_push(size: int = 64) -> GoalImageEnv:
     model = env.unwrapped.model
     model.site("target0").rgba[3] = 0
     model.geom_rgba[model.geom_bodyid == model.body("robot0:mocap").id, 3] = 0  # lines that mark the setpoint
+    # From low in front, so that what lies behind the fingers shows below the hand.
     picture = MujocoPicture(
-        env, SUPERSAMPLE * size, lookat=(1.32, 0.75, 0.45), distance=0.95, azimuth=180, elevation=-48
+        env, SUPERSAMPLE * size, lookat=(1.32, 0.75, 0.45), distance=0.75, azimuth=180, elevation=-20
     )
     return GoalImageEnv(picture, FetchPush(), size=size, action_repeat=FETCH_REPEAT)
 

@@ -10,7 +10,8 @@ import pytest
 from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
 
-from latent_mpc.baselines import NoOpAgent
+from latent_mpc.agent import load_agent
+from latent_mpc.baselines import NoOpAgent, RandomAgent
 from latent_mpc.collect import CollectConfig, collect
 from latent_mpc.config import load_config
 from latent_mpc.envs import FOREIGN
@@ -294,6 +295,15 @@ def test_sizes_of_the_recipes_are_those_of_the_environments(env):
         env.observation_space["image"].shape[0]
         == load_config(PretrainConfig, recipe, [], section="pretrain").encoder.image_size
     )
+
+
+@pytest.mark.parametrize("recipe, task", [("reacher", "Reacher")])
+def test_the_shipped_weights_reach_goals_where_chance_does_not(recipe, task, request):
+    env = request.getfixturevalue(recipe.split("_")[0])
+    config = load_config(EvalConfig, recipe, [], section="eval")
+    agents = load_agent(recipe.replace("_", "-"), config=config.agent), RandomAgent(env.action_space.shape[0])
+    planned, chance = ([run_episode(env, agent, seed=seed).success for seed in range(20, 24)] for agent in agents)
+    assert config.tasks == (task,) and sum(planned) >= 3 and sum(chance) <= 1
 
 
 def test_reacher_is_collected_and_scored(tmp_path):

@@ -1,6 +1,10 @@
-"""Where things are, told by the hand that held them: in made-up sequences, and in a world of known places."""
+"""Where things are, told by what held or pushed them: in made-up sequences, and in a world of known places."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +13,7 @@ from torch import Tensor
 
 from latent_mpc.world_model.encoder import EncoderConfig
 from latent_mpc.world_model.fit import FitConfig
-from latent_mpc.world_model.locator import LOW_M, SAME, Locator, held_places
+from latent_mpc.world_model.locator import LOW_M, SAME, Locator, held_places, pushed_places
 from latent_mpc.world_model.model import ModelConfig, WorldModel
 from latent_mpc.world_model.train import Clips, TrainConfig, train_heads
 
@@ -39,7 +43,14 @@ class Sequence:
     def places(self) -> Tensor:
         proprio = torch.cat([self.tool, torch.zeros(20, 2), self.opening[:, None]], -1)
         action = torch.cat([torch.zeros(20, 4), self.gripper[:, None]], -1)
-        return held_places(proprio, action, self.scene[:, None].expand(-1, 2), self.ends)
+        return held_places(proprio, action, self.embedding, self.ends)
+
+    @property
+    def embedding(self) -> Tensor:
+        return self.scene[:, None].expand(-1, 2)
+
+    def pushed(self) -> Tensor:
+        return pushed_places(self.tool, self.embedding, self.ends)
 
 
 @pytest.fixture
@@ -160,6 +171,26 @@ def test_nothing_held_at_all(sequence: Sequence) -> None:
     assert places.shape == (20, 3) and places.isnan().all()
 
 
+def test_a_thing_is_where_it_will_be_pushed_then_at_the_tool_then_where_it_was_left(sequence: Sequence) -> None:
+    """Frames 8 to 13 differ from their neighbours."""
+    sequence.scene[8:14] = torch.linspace(0, 1, 6)
+    sequence.scene[14:] = 1.0
+    expected = from_frames(sequence, *[8] * 8, *range(8, 14), *[13] * 6)
+    torch.testing.assert_close(sequence.pushed(), expected, atol=0, rtol=0, equal_nan=True)
+
+
+def test_a_scene_that_hardly_changes_is_not_pushed(sequence: Sequence) -> None:
+    for factor, told in ((0.99, False), (1.01, True)):
+        sequence.scene[10:] = factor * (SAME / 2) ** 0.5  # of two entries
+        assert sequence.pushed().isfinite().all() == told
+
+
+def test_the_next_episodes_scene_is_no_push(sequence: Sequence) -> None:
+    sequence.ends[:10] = 9
+    sequence.scene[10:] = 1.0
+    assert sequence.pushed().isnan().all()
+
+
 # ---- a world with true places ----
 
 SIZES = ModelConfig(
@@ -206,13 +237,29 @@ def play(rng: np.random.Generator, grasps: bool) -> tuple[np.ndarray, np.ndarray
     return np.array(felt), actions, np.array(things)
 
 
-def make_world(episodes: int, seed: int) -> tuple[Clips, Tensor]:
-    """Episodes of `play`, in a third of which nothing is grasped. The latent is a fixed mix of all that there is.
+def push(rng: np.random.Generator, pushes: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The same of a hand that, if it `pushes`, comes down 3 cm behind the thing and moves it in a line."""
+    thing, goal = (np.array([*rng.uniform(-0.2, 0.2, 2), 0.02]) for _ in range(2))
+    steps = 8
+    start = int(rng.integers(1, FRAMES - steps))
+    tool = rng.uniform([-0.25, -0.25, 0.08], [0.25, 0.25, 0.25], (FRAMES, 3))
+    things = np.tile(thing, (FRAMES, 1))
+    if pushes:
+        things[start : start + steps] = thing + np.linspace(0, 1, steps)[:, None] * (goal - thing)
+        things[start + steps :] = goal
+        tool[start : start + steps] = things[start : start + steps] - 0.03 * (goal - thing) / np.linalg.norm(
+            goal - thing
+        )
+    return np.column_stack([tool, np.full(FRAMES, OPEN)]), np.zeros((FRAMES, 4)), things
+
+
+def make_world(episodes: int, seed: int, how: Callable = play) -> tuple[Clips, Tensor]:
+    """Episodes of `play` or `push`, in a third of which nothing is moved. The latent is a fixed mix of all there is.
 
     Returns the clips and the thing's places (F, 3), metres.
     """
     rng = np.random.default_rng(seed)
-    parts = [play(rng, grasps=i % 3 > 0) for i in range(episodes)]
+    parts = [how(rng, i % 3 > 0) for i in range(episodes)]
     felt, action, thing = (torch.from_numpy(np.concatenate(p)).float() for p in zip(*parts, strict=True))
     mix = torch.randn(7, 8, generator=torch.Generator().manual_seed(99))
     z = torch.cat([5 * felt, 5 * thing], -1) @ mix
@@ -220,14 +267,18 @@ def make_world(episodes: int, seed: int) -> tuple[Clips, Tensor]:
     return Clips(z, felt, action, lambda count: at[at % FRAMES + count <= FRAMES]), thing
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> WorldModel:
+def trained(clips: Clips, sizes: ModelConfig, folder: Path) -> WorldModel:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         encoder = EncoderConfig(image_size=16, channels=(2, 2), num_keypoints=2, hidden=4, latent_dim=8)
-        model = WorldModel(encoder, SIZES)
-    train_heads(model, make_world(300, seed=0)[0], CONFIG, seed=0, folder=tmp_path_factory.mktemp("locator"))
+        model = WorldModel(encoder, sizes)
+    train_heads(model, clips, CONFIG, seed=0, folder=folder)
     return model.requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> WorldModel:
+    return trained(make_world(300, seed=0)[0], SIZES, tmp_path_factory.mktemp("locator"))
 
 
 def test_a_place_is_found_to_a_centimetre_though_none_was_ever_given(model: WorldModel) -> None:
@@ -238,6 +289,15 @@ def test_a_place_is_found_to_a_centimetre_though_none_was_ever_given(model: Worl
     ignorant = (things - things.mean(0)).norm(dim=-1)
     assert ignorant.mean() > 0.13
     assert off[~never].median() < 0.01 and off[never].median() < 0.01
+
+
+def test_a_place_is_found_by_pushes_to_less_than_the_distance_of_the_tool_from_it(tmp_path: Path) -> None:
+    """The tool is 3 cm off the thing whenever it tells."""
+    sizes = replace(SIZES, grasps=False, pushes=True)
+    model = trained(make_world(300, seed=0, how=push)[0], sizes, tmp_path)
+    clips, things = make_world(90, seed=1, how=push)
+    off = (model.place(model.state(clips.z, clips.proprio)) - things).norm(dim=-1)
+    assert off.median() < 0.015
 
 
 def test_the_place_does_not_move_with_the_arm(model: WorldModel) -> None:

@@ -170,13 +170,14 @@ def test_macro_actions_lead_where_the_dynamics_say(model: WorldModel) -> None:
         assert torch.equal(found, state)
 
 
+@pytest.mark.parametrize("how", [{"grasps": True}, {"grasps": False, "pushes": True}])
 @pytest.mark.parametrize("width", [6, 8])
-def test_what_macro_actions_see_when_everything_is_shifted(width: int) -> None:
+def test_what_macro_actions_see_when_everything_is_shifted(width: int, how: dict[str, bool]) -> None:
     """Tool, thing and goal alike: how the thing lies from the tool, and how far it has to go, stay as they were.
 
     The locator reads the place off the latent; proprioception of any width begins with the tool.
     """
-    model = make_model(replace(SIZES, proprio_dim=width))
+    model = make_model(replace(SIZES, proprio_dim=width, **how))
     assert model.locator is not None
     model.locator.net = torch.nn.Linear(7, 3)
     torch.nn.init.eye_(model.locator.net.weight)
@@ -292,3 +293,8 @@ def test_a_header_cut_off_anywhere_is_refused_or_gives_the_same_model(model: Wor
 def test_sizes_must_be_positive(size: str) -> None:
     with pytest.raises(InvalidInputError, match="at least 1"):
         ModelConfig(**{size: 0})
+
+
+def test_things_are_located_by_one_of_two_ways() -> None:
+    with pytest.raises(InvalidInputError, match="not both"):
+        ModelConfig(grasps=True, pushes=True)

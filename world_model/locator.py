@@ -1,10 +1,13 @@
-"""Where a thing is, told by the hand that once held it.
+"""Where a thing is, told by the hand that once held it, or by the tool that once pushed it.
 
     min_w |w(z_t) − p_t'|,   t' = t while the hand holds the thing, else its next grasp there, or its last release
 
 p is where the tool was, as the robot itself feels it. No position of a thing is ever given: what was grasped was where
 the hand was, and lay there as long before as the scene has looked the same. A place in metres beside the tool's own is
 what lets macro-actions be learnt from little play: "10 cm to the left" is the same anywhere.
+
+Without a grasp, what moves is where the tool is, but for the half of its width: t' = t while the scene changes, else
+the next change, or the last. It is pushed from all sides, which w, seeing one picture of it, averages out.
 """
 
 from __future__ import annotations
@@ -48,21 +51,41 @@ def held_places(proprio: Tensor, action: Tensor, embedding: Tensor, ends: Tensor
     Returns:
         (F, 3), metres; NaN where nothing tells.
     """
-    frames = torch.arange(len(proprio), device=proprio.device)
     tool, opening = proprio[:, :3], proprio[:, -1]
     low, high = HELD_OPENING_M
     gripping = torch.zeros(len(proprio), dtype=torch.bool, device=proprio.device)
     gripping[1:] = (action[:-1, -1] > CLOSING) & (ends[1:] == ends[:-1]) & (opening[1:] > low) & (opening[1:] < high)
     held = gripping.clone()
     held[1:] &= gripping[:-1]  # for two frames: the fingers have come to rest
+    return _carry_over(held, tool, embedding, ends, tool[:, 2] < LOW_M)
+
+
+def pushed_places(proprio: Tensor, embedding: Tensor, ends: Tensor) -> Tensor:
+    """Where the thing of each frame was pushed, as far as play tells; otherwise as `held_places`.
+
+    Args:
+        proprio: (F, P), the tool's x, y, z in metres first.
+    """
+    jump = (embedding[2:] - embedding[:-2]).square().sum(-1)
+    pushed = torch.zeros(len(proprio), dtype=torch.bool, device=proprio.device)
+    pushed[1:-1] = (jump > SAME) & (ends[2:] == ends[:-2])
+    return _carry_over(pushed, proprio[:, :3], embedding, ends, torch.ones_like(pushed))
+
+
+def _carry_over(told: Tensor, tool: Tensor, embedding: Tensor, ends: Tensor, stays: Tensor) -> Tensor:
+    """The tool's place where it is `told` (F,), carried to the frames before and after in which the scene is the same.
+
+    To those after it only where the thing then `stays` (F,). Returns (F, 3), NaN where nothing tells.
+    """
+    frames = torch.arange(len(tool), device=tool.device)
     places = torch.full_like(tool, torch.nan)
-    when = held.nonzero()[:, 0]
+    when = told.nonzero()[:, 0]
     if not len(when):
         return places
     after = torch.searchsorted(when, frames)
     for candidate in (when[(after - 1).clamp_min(0)], when[after.clamp_max(len(when) - 1)]):  # the later one wins
         there = (ends[candidate] == ends) & ((embedding - embedding[candidate]).square().sum(-1) < SAME)
-        there &= (candidate > frames) | (tool[candidate, 2] < LOW_M)
+        there &= (candidate > frames) | stays[candidate]
         places[there] = tool[candidate[there]]
-    places[held] = tool[held]
+    places[told] = tool[told]
     return places

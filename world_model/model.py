@@ -44,7 +44,9 @@ class ModelConfig:
     Attributes:
         proprio_dim, action_dim: widths of the robot's proprioception and action.
         grasps: proprioception is a tool's x, y, z in metres first and its fingers' opening last, the last action closes
-            them: then things are located by where they were held. If not, by the scene distance's embedding.
+            them: then things are located by where they were held.
+        pushes: proprioception is a tool's x, y, z in metres first, and things are located by where it pushed them. With
+            neither, by the scene distance's embedding.
         embedding_dim: width of the embedding in which scenes are compared.
         head_width: hidden width of the proprioception head and of the scene distance.
         predictor_width, predictor_blocks: the one-step dynamics.
@@ -56,6 +58,7 @@ class ModelConfig:
     proprio_dim: int = 6
     action_dim: int = 5
     grasps: bool = True
+    pushes: bool = False
     embedding_dim: int = 8
     head_width: int = 256
     predictor_width: int = 256
@@ -67,8 +70,10 @@ class ModelConfig:
     macro_blocks: int = 3
 
     def __post_init__(self) -> None:
-        if min(value for name, value in asdict(self).items() if name != "grasps") < 1:
+        if min(value for value in asdict(self).values() if not isinstance(value, bool)) < 1:
             raise InvalidInputError(f"every size must be at least 1, got {self}")
+        if self.grasps and self.pushes:
+            raise InvalidInputError("things are located by where they were held or where they were pushed, not both")
         if self.macro_dim < 2 or self.max_goal_steps <= self.chunk_length:
             raise InvalidInputError(
                 f"macro_dim must be at least 2 and max_goal_steps exceed chunk_length, got {self.macro_dim}, "
@@ -107,11 +112,12 @@ class WorldModel(nn.Module):
         self.predictor = LatentPredictor(
             self.state_dim, config.action_dim, config.predictor_width, config.predictor_blocks
         )
-        self.locator = Locator(self.latent_dim, config.head_width) if config.grasps else None
-        place_dim = 3 if config.grasps else config.embedding_dim
+        locates = config.grasps or config.pushes
+        self.locator = Locator(self.latent_dim, config.head_width) if locates else None
+        place_dim = 3 if locates else config.embedding_dim
         self.macro = MacroActionModel(
             self.state_dim,
-            config.proprio_dim + place_dim * (2 if config.grasps else 1),
+            config.proprio_dim + place_dim * (2 if locates else 1),
             place_dim,
             config.action_dim,
             config.macro_dim,
@@ -153,9 +159,9 @@ class WorldModel(nn.Module):
         return torch.cat(parts, dim=-1)
 
     def place(self, state: Tensor) -> Tensor:
-        """Where the thing of states (..., D) is: where the tool would hold it, (..., 3), metres.
+        """Where the thing of states (..., D) is: where the tool would hold it or push it, (..., 3), metres.
 
-        For a robot that does not grasp, the scene distance's `code`, (..., E).
+        For a robot that does neither, the scene distance's `code`, (..., E).
         """
         if self.locator is None:
             return self.scene_distance.code(state)

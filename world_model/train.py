@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from latent_mpc.types import InvalidInputError
 from latent_mpc.world_model.fit import FitConfig, fit
-from latent_mpc.world_model.locator import held_places
+from latent_mpc.world_model.locator import held_places, pushed_places
 from latent_mpc.world_model.losses import contrastive_loss, gaussian_kl, gaussian_nll
 from latent_mpc.world_model.model import WorldModel
 
@@ -196,11 +196,18 @@ def _locator_stage(model: WorldModel, clips: Clips, config: TrainConfig) -> _Sta
     embedding = _in_parts(model.scene_distance.embedding, states) / model.scene_distance.scale.sqrt()
     frames, ends = episode_starts(clips, 0), episode_ends(clips)
     end_of = ends[torch.searchsorted(ends, frames)].to(embedding.device)
-    places = held_places(clips.proprio[frames], clips.action[frames], embedding[frames], end_of)
+    if model.config.grasps:
+        places = held_places(clips.proprio[frames], clips.action[frames], embedding[frames], end_of)
+    else:
+        places = pushed_places(clips.proprio[frames], embedding[frames], end_of)
     told = places[:, 0].isfinite()
     frames, places = frames[told.cpu()], places[told]
     if not len(frames):
-        raise InvalidInputError("nothing was ever held in this play, so that nothing can be located; set grasps=false")
+        done = "held" if model.config.grasps else "pushed"
+        key = "grasps" if model.config.grasps else "pushes"
+        raise InvalidInputError(
+            f"nothing was ever {done} in this play, so that nothing can be located; set {key}=false"
+        )
     locator.mean.copy_(places.mean(0))
     locator.std.copy_(places.std(0).clamp_min(MIN_STD))
 
