@@ -41,7 +41,7 @@ from tqdm import tqdm
 
 from latent_mpc.config import load_config
 from latent_mpc.envs.make import env_id_of, make_env
-from latent_mpc.evaluation import FIRST_SEED, EvalConfig, Evaluation, Job, _read_log, _summarise, scene_of
+from latent_mpc.evaluation import FIRST_SEED, EvalConfig, Evaluation, Job, read_log, _summarise, scene_of
 from latent_mpc.loop import run_episode
 from latent_mpc.types import InvalidInputError, LatentMPCError
 from latent_mpc.world_model.dataset import PlayDataset, plain, write_whole
@@ -248,7 +248,7 @@ class LeWMAgent:
 def evaluate(agent: LeWMAgent, scenes: EvalConfig, log: Path) -> Evaluation:
     """Run the episodes that are missing in `log`, on the seeds of `latent-mpc eval`, and summarise."""
     jobs = [Job(task, "LeWM", FIRST_SEED + i) for task in scenes.tasks for i in range(scenes.episodes)]
-    results = _read_log(log)
+    results = read_log(log)
     with open(log, "a") as file:
         file.write("\n" if file.tell() else "")  # a killed run may have left half a line
         for job in tqdm(jobs, "evaluating", unit="episode"):
@@ -258,8 +258,7 @@ def evaluate(agent: LeWMAgent, scenes: EvalConfig, log: Path) -> Evaluation:
                     results[job] = run_episode(env, agent, seed=job.seed)
                 file.write(json.dumps({**asdict(job), **asdict(results[job])}) + "\n")
                 file.flush()
-    rows = [_summarise(task, "LeWM", [results[j] for j in jobs if j.task == task]) for task in scenes.tasks]
-    return Evaluation(tuple(rows))
+    return Evaluation(tuple(_summarise(t, "LeWM", [results[j] for j in jobs if j.task == t]) for t in scenes.tasks))
 
 
 def main() -> None:
