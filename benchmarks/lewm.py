@@ -41,7 +41,7 @@ from tqdm import tqdm
 
 from latent_mpc.config import load_config
 from latent_mpc.envs.make import env_id_of, make_env
-from latent_mpc.evaluation import FIRST_SEED, EvalConfig, Evaluation, Job, read_log, _summarise, scene_of
+from latent_mpc.evaluation import FIRST_SEED, EvalConfig, Evaluation, Job, _summarise, read_log, scene_of
 from latent_mpc.loop import run_episode
 from latent_mpc.types import InvalidInputError, LatentMPCError
 from latent_mpc.world_model.dataset import PlayDataset, plain, write_whole
