@@ -122,6 +122,7 @@ class Agent:
             )
 
         self._coarse = cem(c.coarse, c.coarse_horizon, m.macro_dim, MACRO_BOX)
+        self._single = cem(c.coarse, 1, m.macro_dim, MACRO_BOX)
         self._fine = cem(c.fine, m.chunk_length, m.action_dim)
         self._settle = cem(c.settle, m.chunk_length, m.action_dim)
         self._flat = cem(c.flat, c.flat_horizon, m.action_dim)
@@ -188,7 +189,7 @@ class Agent:
         It is asked for as a subgoal is; macro-actions are still proposed on the way to the goal.
 
         Args:
-            direct: it lies no further ahead than a chunk of actions, so that it needs no subgoals.
+            direct: it lies a chunk of actions ahead and takes the place of a subgoal.
         """
         self._waypoint, self._direct = waypoint, direct
 
@@ -245,7 +246,7 @@ class Agent:
         self, state: Tensor, previous: Plan | HierarchyPlan | None, executed: int, deadline_s: float | None
     ) -> Plan | HierarchyPlan:
         if self.config.planner == "flat":
-            return self._plan_directly(self._flat, state, previous, executed, deadline_s)
+            return self._plan_directly(self._flat, state, _rest(previous, executed), deadline_s)
         if self.config.planner == "prior":
             return self._follow_prior(state)
         plan, self._horizon.execute_steps = self.plan(state, previous, executed, deadline_s)
@@ -324,7 +325,7 @@ class Agent:
         """Whether actions lead from a state (1, D) straight to what it plans for."""
         if self._waypoint is None:
             return self._arranged(state)
-        return self._direct or self._near_waypoint(state[0], NEAR_M)
+        return self._near_waypoint(state[0], NEAR_M)
 
     def goal_energy(self, states: Tensor, start: Tensor | None = None) -> Tensor:
         """Energy to the goal, or to what is to be reached before, unitless.
@@ -371,8 +372,10 @@ class Agent:
         Raises:
             PlanningFailed: no candidate had a finite cost.
         """
+        if self._waypoint is not None and self._direct:
+            return self._plan_chunk(state, deadline_s), self.config.execute_steps
         if self._needs_no_subgoals(state):
-            direct = self._plan_directly(self._settle, state, previous, executed, deadline_s)
+            direct = self._plan_directly(self._settle, state, _rest(previous, executed), deadline_s)
             return direct, self.config.settle_steps
         return self._plan_hierarchy(state, previous, executed, deadline_s), self.config.execute_steps
 
@@ -428,15 +431,17 @@ class Agent:
         self._record(plan, state, coarse, plan.subgoals[0], last, started)
         return plan
 
-    def _plan_directly(
-        self,
-        planner: Planner,
-        state: Tensor,
-        previous: Plan | HierarchyPlan | None,
-        executed: int,
-        deadline_s: float | None,
-    ) -> Plan:
-        """Plan actions to the goal itself, without subgoals."""
+    def _plan_chunk(self, state: Tensor, deadline_s: float | None) -> Plan:
+        """Plan a chunk of actions to the waypoint as to a subgoal, around the macro-action that comes nearest to it."""
+        energy = partial(self.subgoal_energy, subgoal=self._waypoint)
+        nearest = self._single.plan(
+            RolloutCost(self._macro, state, energy, "last"), generator=self._generator, deadline_s=deadline_s
+        )
+        start = self._macro.decode(state, nearest.actions[:, 0])
+        return self._plan_directly(self._fine, state, start, deadline_s)
+
+    def _plan_directly(self, planner: Planner, state: Tensor, start: Tensor | None, deadline_s: float | None) -> Plan:
+        """Plan actions to the goal itself, without subgoals, from `start` (1, H, A)."""
         started = time.perf_counter()
         last: list[Iteration | None] = [None]
         plan = planner.plan(
@@ -448,7 +453,7 @@ class Agent:
                 constraints=self._constraints,
             ),
             generator=self._generator,
-            warm_start=shift(previous.actions, executed) if isinstance(previous, Plan) else None,
+            warm_start=start,
             deadline_s=deadline_s,
             callback=lambda it: last.__setitem__(0, it),
         )
@@ -498,6 +503,11 @@ class Agent:
         if array.shape != (size, size, 3):
             raise InvalidInputError(f"{name} must have shape {(size, size, 3)} for this model, got {array.shape}")
         return array
+
+
+def _rest(previous: Plan | HierarchyPlan | None, executed: int) -> Tensor | None:
+    """What is left of the last plan to the goal itself, (1, H, A)."""
+    return shift(previous.actions, executed) if isinstance(previous, Plan) else None
 
 
 def load_agent(
