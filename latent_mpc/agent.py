@@ -124,6 +124,7 @@ class Agent:
             )
 
         self._coarse = cem(c.coarse, c.coarse_horizon, m.macro_dim, MACRO_BOX)
+        self._single = cem(c.coarse, 1, m.macro_dim, MACRO_BOX)
         self._fine = cem(c.fine, m.chunk_length, m.action_dim)
         self._settle = cem(c.settle, c.settle_horizon, m.action_dim)
         self._approach = cem(c.settle, m.chunk_length, m.action_dim)
@@ -202,7 +203,7 @@ class Agent:
         It is asked for as a subgoal is; macro-actions are still proposed on the way to the goal.
 
         Args:
-            direct: it lies no further ahead than a chunk of actions, so that it needs no subgoals.
+            direct: it lies a chunk of actions ahead and takes the place of a subgoal.
         """
         self._waypoint, self._direct = waypoint, direct
 
@@ -259,7 +260,7 @@ class Agent:
         self, state: Tensor, previous: Plan | HierarchyPlan | None, executed: int, deadline_s: float | None
     ) -> Plan | HierarchyPlan:
         if self.config.planner == "flat":
-            return self._plan_directly(self._flat, state, previous, executed, deadline_s)
+            return self._plan_directly(self._flat, state, _rest(previous, executed, self._flat), deadline_s)
         if self.config.planner == "prior":
             return self._follow_prior(state)
         plan, self._horizon.execute_steps = self.plan(state, previous, executed, deadline_s)
@@ -390,14 +391,18 @@ class Agent:
         Raises:
             PlanningFailed: no candidate had a finite cost.
         """
-        if self._waypoint is None and self._arranged(state):
+        if self._waypoint is not None:
+            if self._direct:
+                return self._plan_chunk(state, deadline_s), self.config.execute_steps
+            if self._near_waypoint(state[0], NEAR_M):
+                start = _rest(previous, executed, self._approach)
+                return self._plan_directly(self._approach, state, start, deadline_s), self.config.settle_steps
+        elif self._arranged(state):
             self._goal = self._read_pose(state)
             free = not (self.model.config.grasps and hand_holds(self.model, state[0]))  # else it is put down first
             planner = self._settle if free else self._approach
-            direct = self._plan_directly(planner, state, previous, executed, deadline_s, settling=free)
-            return direct, self.config.settle_steps
-        if self._waypoint is not None and (self._direct or self._near_waypoint(state[0], NEAR_M)):
-            direct = self._plan_directly(self._approach, state, previous, executed, deadline_s)
+            start = _rest(previous, executed, planner)
+            direct = self._plan_directly(planner, state, start, deadline_s, settling=free)
             return direct, self.config.settle_steps
         return self._plan_hierarchy(state, previous, executed, deadline_s), self.config.execute_steps
 
@@ -453,19 +458,26 @@ class Agent:
         self._record(plan, state, coarse, plan.subgoals[0], last, started)
         return plan
 
+    def _plan_chunk(self, state: Tensor, deadline_s: float | None) -> Plan:
+        """Plan a chunk of actions to the waypoint as to a subgoal, around the macro-action that comes nearest to it."""
+        energy = partial(self.subgoal_energy, subgoal=self._waypoint)
+        nearest = self._single.plan(
+            RolloutCost(self._macro, state, energy, "last"), generator=self._generator, deadline_s=deadline_s
+        )
+        start = self._macro.decode(state, nearest.actions[:, 0])
+        return self._plan_directly(self._fine, state, start, deadline_s)
+
     def _plan_directly(
         self,
         planner: Planner,
         state: Tensor,
-        previous: Plan | HierarchyPlan | None,
-        executed: int,
+        start: Tensor | None,
         deadline_s: float | None,
         settling: bool = False,
     ) -> Plan:
-        """Plan actions to the goal itself, without subgoals."""
+        """Plan actions to the goal itself, without subgoals, from `start` (1, H, A)."""
         started = time.perf_counter()
         last: list[Iteration | None] = [None]
-        continues = isinstance(previous, Plan) and previous.actions.shape[1] == planner.space.horizon
         plan = planner.plan(
             RolloutCost(
                 self.model.predictor,
@@ -475,7 +487,7 @@ class Agent:
                 constraints=self._constraints,
             ),
             generator=self._generator,
-            warm_start=shift(previous.actions, executed) if continues and previous else None,
+            warm_start=start,
             deadline_s=deadline_s,
             callback=lambda it: last.__setitem__(0, it),
         )
@@ -525,6 +537,13 @@ class Agent:
         if array.shape != (size, size, 3):
             raise InvalidInputError(f"{name} must have shape {(size, size, 3)} for this model, got {array.shape}")
         return array
+
+
+def _rest(previous: Plan | HierarchyPlan | None, executed: int, planner: Planner) -> Tensor | None:
+    """What is left of the last plan to the goal itself, (1, H, A), if it was as long as those of this planner."""
+    if not isinstance(previous, Plan) or previous.actions.shape[1] != planner.space.horizon:
+        return None
+    return shift(previous.actions, executed)
 
 
 def load_agent(

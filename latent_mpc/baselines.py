@@ -77,8 +77,8 @@ class OracleSubgoalsAgent:
     """The agent with the simulator in place of its coarse level. Reads the simulator, so it is no competitor.
 
     Its subgoal is always where the scripted expert would be a chunk of actions from now, tried out in the simulator
-    and seen by the agent's own encoder. Actions are planned to it as to a subgoal of its own, but from nothing: with
-    the settings of `settle`, as there is no macro-action to start from.
+    and seen by the agent's own encoder. Actions are planned to it as to a subgoal of its own, around the macro-action
+    that comes nearest to it by the agent's own model.
     """
 
     def __init__(self, agent: Agent, env: TabletopEnv) -> None:

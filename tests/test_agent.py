@@ -9,6 +9,7 @@ import torch
 import latent_mpc
 from latent_mpc.agent import SETTLED, Agent
 from latent_mpc.agent_config import AgentConfig, SearchConfig
+from latent_mpc.planner.rollout import rollout
 from latent_mpc.tool_guardrails import GuardrailConfig
 from latent_mpc.types import InvalidInputError, UnknownNameError
 from latent_mpc.world_model.attention import AttentionConfig
@@ -87,6 +88,21 @@ def test_a_waypoint_is_what_is_planned_for_until_it_is_taken_away(model, observa
     agent.show_waypoint(observation["image"])
     agent.reset(observation["goal_image"], seed=3)  # which forgets it
     np.testing.assert_array_equal([agent.act(observation) for _ in range(5)], actions(model, observation))
+
+
+def test_a_direct_waypoint_takes_the_place_of_a_subgoal(model, observation):
+    """Planned to as the fine level does: a chunk whose cost is that of a subgoal, better than its macro-action's."""
+    agent = Agent(model, AgentConfig(**SMALL))
+    agent.reset(observation["goal_image"], seed=3)
+    waypoint = agent.observe(observation) + 0.1
+    agent.set_waypoint(waypoint, direct=True)
+    state = agent.observe(observation)[None]
+    plan, execute = agent.plan(state)
+    assert plan.actions.shape == (1, 5, 5) and execute == SMALL["execute_steps"]
+    states = rollout(model.predictor, state, plan.actions[:, None])[0, 0]
+    torch.testing.assert_close(plan.cost[0], agent.subgoal_energy(states, waypoint).sum())
+    still = rollout(model.predictor, state, torch.zeros(1, 1, 5, 5))[0, 0]
+    assert plan.cost[0] < agent.subgoal_energy(still, waypoint).sum()
 
 
 def test_a_waypoint_is_reached_when_scene_tool_and_fingers_are_there(model, observation):

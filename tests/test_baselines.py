@@ -110,25 +110,28 @@ def test_a_rollout_is_what_then_happens(make):
 
 
 @pytest.mark.parametrize(
-    ("thing", "tool", "left"),
+    ("thing", "tool", "lifted", "left"),
     [
-        ((0.0, 0.0, 0.02), (0.0, 0.0, 0.02), 0.20 + 0.06),  # grasped: lift, and carry 20 cm
-        ((0.0, 0.0, 0.02), (0.1, 0.0, 0.02), 0.20 + 0.06 + 0.3 * 0.10),  # to be grasped
-        ((0.0, 0.1, 0.08), (0.0, 0.1, 0.08), 0.10),  # lifted, half way
-        ((0.0, 0.2, 0.08), (0.0, 0.2, 0.08), 0.06 + 0.3 * 0.20),  # above the goal: down, and home
-        ((0.0, 0.2, 0.02), (0.0, 0.0, 0.08), 0.0),  # placed, and at home
+        ((0.0, 0.0, 0.02), (0.0, 0.0, 0.02), False, 0.20 + 0.06),  # grasped: lift, and carry 20 cm
+        ((0.0, 0.0, 0.02), (0.1, 0.0, 0.02), False, 0.20 + 0.06 + 0.3 * 0.10),  # to be grasped
+        ((0.0, 0.1, 0.08), (0.0, 0.1, 0.08), True, 0.10),  # lifted, half way
+        ((0.0, 0.2, 0.08), (0.0, 0.2, 0.08), True, 0.06 + 0.3 * 0.20),  # above the goal: down, and home
+        ((0.0, 0.2, 0.02), (0.0, 0.0, 0.08), True, 0.0),  # placed, and at home
+        ((0.0, 0.2, 0.02), (0.0, 0.2, 0.02), False, 0.06),  # pushed there: lift it all the same
     ],
 )
-def test_what_is_left_to_do(thing, tool, left):
+def test_what_is_left_to_do(thing, tool, lifted, left):
     goals, home = np.array([[0.0, 0.2, 0.02]]), np.array([0.0, 0.0, 0.08])
-    found = way_left_m(np.array(thing)[None, None, None], np.array(tool)[None, None], goals, home)
+    found = way_left_m(
+        np.array(thing)[None, None, None], np.array(tool)[None, None], goals, home, np.array([[[lifted]]])
+    )
     assert found.shape == (1, 1) and found[0, 0] == pytest.approx(left)
 
 
 def test_with_several_things_the_nearest_that_is_away_counts():
     goals = np.array([[0.0, 0.0, 0.02], [0.5, 0.0, 0.02]])
     things = np.array([[0.0, 0.0, 0.02], [0.4, 0.0, 0.08]])  # the first is at its goal
-    found = way_left_m(things[None, None], np.array([[[0.0, 0.0, 0.08]]]), goals, np.zeros(3))
+    found = way_left_m(things[None, None], np.array([[[0.0, 0.0, 0.08]]]), goals, np.zeros(3), np.ones((1, 1, 2), bool))
     assert found[0, 0] == pytest.approx(0.10 + 0.3 * 0.40)
 
 
