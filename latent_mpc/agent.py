@@ -460,6 +460,7 @@ class Agent:
 
     def _plan_chunk(self, state: Tensor, deadline_s: float | None) -> Plan:
         """Plan a chunk of actions to the waypoint as to a subgoal, around the macro-action that comes nearest to it."""
+        assert self._waypoint is not None
         energy = partial(self.subgoal_energy, subgoal=self._waypoint)
         nearest = self._single.plan(
             RolloutCost(self._macro, state, energy, "last"), generator=self._generator, deadline_s=deadline_s
