@@ -373,7 +373,7 @@ class Agent:
             PlanningFailed: no candidate had a finite cost.
         """
         if self._waypoint is not None and self._direct:
-            return self._plan_chunk(state, deadline_s), self.config.execute_steps
+            return self._plan_chunk(state, self._waypoint, deadline_s), self.config.execute_steps
         if self._needs_no_subgoals(state):
             direct = self._plan_directly(self._settle, state, _rest(previous, executed), deadline_s)
             return direct, self.config.settle_steps
@@ -431,9 +431,9 @@ class Agent:
         self._record(plan, state, coarse, plan.subgoals[0], last, started)
         return plan
 
-    def _plan_chunk(self, state: Tensor, deadline_s: float | None) -> Plan:
-        """Plan a chunk of actions to the waypoint as to a subgoal, around the macro-action that comes nearest to it."""
-        energy = partial(self.subgoal_energy, subgoal=self._waypoint)
+    def _plan_chunk(self, state: Tensor, waypoint: Tensor, deadline_s: float | None) -> Plan:
+        """Plan a chunk of actions to a waypoint as to a subgoal, around the macro-action that comes nearest to it."""
+        energy = partial(self.subgoal_energy, subgoal=waypoint)
         nearest = self._single.plan(
             RolloutCost(self._macro, state, energy, "last"), generator=self._generator, deadline_s=deadline_s
         )
