@@ -393,7 +393,7 @@ class Agent:
         """
         if self._waypoint is not None:
             if self._direct:
-                return self._plan_chunk(state, deadline_s), self.config.execute_steps
+                return self._plan_chunk(state, self._waypoint, deadline_s), self.config.execute_steps
             if self._near_waypoint(state[0], NEAR_M):
                 start = _rest(previous, executed, self._approach)
                 return self._plan_directly(self._approach, state, start, deadline_s), self.config.settle_steps
@@ -458,10 +458,9 @@ class Agent:
         self._record(plan, state, coarse, plan.subgoals[0], last, started)
         return plan
 
-    def _plan_chunk(self, state: Tensor, deadline_s: float | None) -> Plan:
-        """Plan a chunk of actions to the waypoint as to a subgoal, around the macro-action that comes nearest to it."""
-        assert self._waypoint is not None
-        energy = partial(self.subgoal_energy, subgoal=self._waypoint)
+    def _plan_chunk(self, state: Tensor, waypoint: Tensor, deadline_s: float | None) -> Plan:
+        """Plan a chunk of actions to a waypoint as to a subgoal, around the macro-action that comes nearest to it."""
+        energy = partial(self.subgoal_energy, subgoal=waypoint)
         nearest = self._single.plan(
             RolloutCost(self._macro, state, energy, "last"), generator=self._generator, deadline_s=deadline_s
         )
