@@ -13,7 +13,7 @@ from torch import Tensor
 
 from latent_mpc.world_model.encoder import EncoderConfig
 from latent_mpc.world_model.fit import FitConfig
-from latent_mpc.world_model.locator import LOW_M, SAME, Locator, held_places, pushed_places
+from latent_mpc.world_model.locator import LOW_M, PUSHED, SAME, Locator, held_places, pushed_places
 from latent_mpc.world_model.model import ModelConfig, WorldModel
 from latent_mpc.world_model.train import Clips, TrainConfig, train_heads
 
@@ -181,7 +181,7 @@ def test_a_thing_is_where_it_will_be_pushed_then_at_the_tool_then_where_it_was_l
 
 def test_a_scene_that_hardly_changes_is_not_pushed(sequence: Sequence) -> None:
     for factor, told in ((0.99, False), (1.01, True)):
-        sequence.scene[10:] = factor * (SAME / 2) ** 0.5  # of two entries
+        sequence.scene[10:] = factor * (PUSHED / 2) ** 0.5  # of two entries
         assert sequence.pushed().isfinite().all() == told
 
 

@@ -21,6 +21,7 @@ HELD_OPENING_M = (0.012, 0.072)  # fingers told to close that stay this far apar
 CLOSING = 0.5  # gripper commands from here on close
 LOW_M = 0.05  # what is released below this height of the tool stays about there
 SAME = 0.1  # scene distance up to which nothing has been moved
+PUSHED = 0.02  # from which on, over two steps, something is being moved
 
 
 class Locator(nn.Module):
@@ -68,7 +69,7 @@ def pushed_places(proprio: Tensor, embedding: Tensor, ends: Tensor) -> Tensor:
     """
     jump = (embedding[2:] - embedding[:-2]).square().sum(-1)
     pushed = torch.zeros(len(proprio), dtype=torch.bool, device=proprio.device)
-    pushed[1:-1] = (jump > SAME) & (ends[2:] == ends[:-2])
+    pushed[1:-1] = (jump > PUSHED) & (ends[2:] == ends[:-2])
     return _carry_over(pushed, proprio[:, :3], embedding, ends, torch.ones_like(pushed))
 
 
