@@ -398,7 +398,8 @@ class Agent:
                 start = _rest(previous, executed, self._approach)
                 return self._plan_directly(self._approach, state, start, deadline_s), self.config.settle_steps
         elif self._arranged(state):
-            self._goal = self._read_pose(state)
+            if self.model.config.grasps:  # elsewhere proprioception may be of speeds, which no image tells
+                self._goal = self._read_pose(state)
             free = not (self.model.config.grasps and hand_holds(self.model, state[0]))  # else it is put down first
             planner = self._settle if free else self._approach
             start = _rest(previous, executed, planner)
