@@ -26,7 +26,7 @@ class SoloView:
     def __init__(self, env: TabletopEnv) -> None:
         self._env = env
         num_objects = env.config.num_objects
-        parts = scene.most_parts((*env.config.shapes, *scene.UNSEEN_SHAPES))
+        parts = scene.most_parts(env.config.shapes)
         self._model = scene.build_model(num_objects, env.config.physics_dt_s, num_parts=parts)
         self._data = mujoco.MjData(self._model)
         self._shown: list[scene.ObjectSpec] = []

@@ -4,10 +4,11 @@
 
 d is the learned distance between arrangements of the scene, z̃ and p̃ the standardised image latent and
 proprioception (means of squares over dimensions); the goal's come from the goal image alone. ε is set by the model's
-own prediction error, or by how much the goal image leaves open, say where the arm hides the object: below it the scene
-counts as arranged, only details of the image and the arm's pose still matter, and the agent settles: it plans actions
-to the goal itself. The logarithm keeps the last centimetres as steep as the first; far from arranged the arm is free to
-go where it is needed. Towards a subgoal, which was predicted in full, the two differences are enough.
+own prediction error, or by how much the goal image leaves open, say where the arm hides the object: below it the
+scene counts as arranged, only details of the image and the arm's pose still matter, and the agent settles: it plans
+actions to the goal itself, with λ_s ln(1 + ‖p̃ − p̃_g‖² / σ²) added for the pose's last centimetre. The logarithm
+keeps the last centimetres as steep as the first; far from arranged the arm is free to go where it is needed. Towards
+a subgoal, which was predicted in full, the two differences are enough.
 """
 
 from __future__ import annotations

@@ -85,15 +85,6 @@ class AgentConfig:
             or min(self.noise_margin, self.spread_margin) <= 0
         ):
             raise InvalidInputError("weights must be at least 0, noise_margin and spread_margin positive")
-        if (
-            min(
-                self.execute_steps,
-                self.settle_steps,
-                self.settle_horizon,
-                self.coarse_horizon,
-                self.flat_horizon,
-                self.patience,
-            )
-            < 1
-        ):
+        steps = self.execute_steps, self.settle_steps, self.settle_horizon, self.coarse_horizon, self.flat_horizon
+        if min(*steps, self.patience) < 1:
             raise InvalidInputError("steps, horizons and patience must be at least 1")

@@ -29,7 +29,7 @@ from latent_mpc.world_model.fit import FitConfig, fit
 from latent_mpc.world_model.focus import hue_of
 from latent_mpc.world_model.model import WorldModel
 
-PLACE_M = 0.02  # unit of the places' error
+PLACE_ERROR_M = 0.02  # unit of the places' error
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class _Student(nn.Module):
             "scene": config.scene_weight * off.log1p().mean(),
         }
         if model.locator is not None:
-            places = model.place(seen) / PLACE_M, model.place(true) / PLACE_M
+            places = model.place(seen) / PLACE_ERROR_M, model.place(true) / PLACE_ERROR_M
             terms["place"] = config.place_weight * F.smooth_l1_loss(*places, beta=0.1)
         return terms
 
