@@ -27,6 +27,7 @@ from torch import Tensor
 
 from latent_mpc.agent_config import AgentConfig, SearchConfig
 from latent_mpc.goal_pose import GoalPose
+from latent_mpc.permanence import DREAM_STEPS, Memory
 from latent_mpc.planner.guardrails import Rollout, margin
 from latent_mpc.planner.hierarchy import MACRO_BOX, CoarseLevel, Hierarchy, HierarchyPlan
 from latent_mpc.planner.mpc import RecedingHorizon
@@ -45,12 +46,11 @@ from latent_mpc.types import (
     WorkspaceSpec,
     check_image,
 )
-from latent_mpc.world_model.focus import find_hues
+from latent_mpc.world_model.focus import area_in_focus, find_hues
 from latent_mpc.world_model.macro import MacroActions
 from latent_mpc.world_model.model import WorldModel, load_world_model
 
 TAKEN = 2.0  # a place is taken by what is nearer to it than this, in units of what counts as arranged
-HIDDEN = 10.0  # what leaves this much more open than the model's own error is not seen: it is where it was seen last
 SETTLED = 0.003  # mean square of what is left of the arm's way, in standard deviations of play: a centimetre or so
 NEAR_M, THERE_M = 0.05, 0.025  # of the tool from a waypoint: no subgoals are needed any more; it is reached
 NO_DEEPER_M = 0.001  # into a keep-out that the tool is in already: predictions are not exact
@@ -147,9 +147,9 @@ class Agent:
             images = torch.from_numpy(image.copy())[None]
             self._hues = self._find_hues(images)
             self._goals = self.model.observe_goal(self._for_each_hue(images), self._hues)  # (Q, D)
+            self._memory = None if self._hues is None else Memory(self._goals, self._areas(images))
         self.focus = 0
         self._waypoint: Tensor | None = None  # (D,)
-        self._places = torch.full((len(self._goals), 3), torch.nan, device=self.device)
         self._others = None
         self._aim()
         self._generator = torch.Generator()
@@ -174,6 +174,9 @@ class Agent:
         self._goal = self._goals[self.focus, None]  # (1, D)
         self._goal_pose = GoalPose()
         self._plans_in_focus = 0
+        self._expected: Tensor | None = None  # the state (D,) that the last action was to lead to
+        self._dreamt = 0  # steps for which what is in focus was hidden, one after the other
+        self._retreat: Tensor | None = None  # the state (D,) to go back to, where it was in sight
         self._noise = float(self._open(self._goal))
         dynamics = self.model.predictor if self.config.coarse_dynamics == "decoded" else None
         view = partial(self.model.view, goal_place=self.model.place(self._goal[0]))
@@ -231,6 +234,11 @@ class Agent:
         """Rows (1, …), once for each hue, on the agent's device: (Q, …)."""
         return rows.to(self.device).expand(1 if self._hues is None else len(self._hues), *rows.shape[1:])
 
+    def _areas(self, image: Tensor) -> Tensor:
+        """How much an image (1, H, W, 3) shows of each thing, (Q,), pixels."""
+        assert self._hues is not None
+        return area_in_focus(self._for_each_hue(image), self._hues)
+
     def _open(self, states: Tensor) -> Tensor:
         """How far states (N, D) that count as the same may be apart, as a distance (N,)."""
         spread = self.model.scene_distance.spread(states)
@@ -248,14 +256,37 @@ class Agent:
             raise InvalidInputError("call reset(goal_image) before act(observation)")
         if self._horizon.plan is None or self._horizon.executed >= self._horizon.execute_steps:
             self.refocus(observation)
-        state, horizon = self.observe(observation)[None], self._horizon
+        horizon = self._horizon
         with torch.no_grad():
+            state = self._believe(observation)[None]
             left = horizon.execute_steps - horizon.executed
             if self.config.track and left and horizon.executed and isinstance(horizon.plan, HierarchyPlan):
                 tracked = self.track(state, horizon.plan, horizon.executed, self.config.deadline_s)
                 horizon.plan, horizon.executed, horizon.execute_steps = tracked, 0, left
             action = horizon.act(lambda *last: self._plan(state, *last))
+            self._expected = self.model.predictor.step(state, action)[0]
         return action[0].cpu().numpy().astype(np.float32)
+
+    def _believe(self, observation: Mapping[str, Any]) -> Tensor:
+        """The state (D,) to plan from: what is observed, or predicted while the hand hides what is in focus."""
+        state = self.observe(observation)
+        if self._memory is None:
+            return state
+        areas = self._areas(self._checked(observation)[0])[self.focus, None]
+        (hidden,) = self._memory.see(slice(self.focus, self.focus + 1), state[None], areas)
+        lost, self._dreamt = False, self._dreamt + 1
+        if not hidden or hand_holds(self.model, state):
+            self._dreamt = 0
+        elif self._expected is not None and self._dreamt <= DREAM_STEPS:
+            state = torch.cat([self.model.split(self._expected)[0], self.model.split(state)[1]])
+        elif same_hand(self.model, state, self._memory.states[self.focus], THERE_M, fingers=False):
+            self._memory.forget(self.focus)  # the hand is back, and it is not where it was
+        else:
+            lost = self._waypoint is None
+        if lost != (self._retreat is not None):
+            self._retreat = self._memory.states[self.focus].clone() if lost else None
+            self._horizon.reset()
+        return state
 
     def _plan(
         self, state: Tensor, previous: Plan | HierarchyPlan | None, executed: int, deadline_s: float | None
@@ -292,26 +323,27 @@ class Agent:
             return False
         image, proprio = self._checked(observation)
         states = self.model.observe(self._for_each_hue(image), self._for_each_hue(proprio), self._hues)
-        hidden = self.model.scene_distance.spread(states) > HIDDEN * self.model.scene_noise
-        self._places = self.model.place(states).where(~hidden[:, None] | self._places.isnan(), self._places)
+        assert self._memory is not None
+        hand, hidden = states[0], self._memory.see(slice(None), states, self._areas(image))
+        states = torch.where(hidden[:, None], self._memory.states, states)
         self._plans_in_focus += 1
-        chosen = self._choose(states)
+        chosen = self._choose(states, hand)
         if changed := chosen != self.focus:
             self.focus = chosen
             self._aim()
             self._plans_in_focus = 1
-        self._others = torch.cat([self._places[: self.focus], self._places[self.focus + 1 :]])
+        self._others = self.model.place(torch.cat([states[: self.focus], states[self.focus + 1 :]]))
         return changed
 
-    def _choose(self, states: Tensor) -> int:
-        """What to attend to, given the states (Q, D) of all things."""
+    def _choose(self, states: Tensor, hand: Tensor) -> int:
+        """What to attend to, given the states (Q, D) of all things and one (D,) that shows the hand."""
         distance, goals, config = self.model.scene_distance, self._goals, self.config
         open_goals = self._open(goals)
         off = distance(states, goals) / torch.maximum(self._open(states), open_goals)  # (Q,)
         if self.trace is not None:
             arranged = bool(off[self.focus] <= 1)
-            done = hand_is_up(self.model, states[0]) if arranged else self._plans_in_focus > config.patience
-            if not done or hand_holds(self.model, states[0]):
+            done = hand_is_up(self.model, hand) if arranged else self._plans_in_focus > config.patience
+            if not done or hand_holds(self.model, hand):
                 return self.focus
             off[self.focus] = 1.0  # arranged, or another has its turn
         taken = distance(goals[:, None], states) <= TAKEN * open_goals[:, None]  # (Q, Q): i's place by j
@@ -354,8 +386,8 @@ class Agent:
             (...).
         """
         assert self._goal is not None
-        if self._waypoint is not None:
-            return self.subgoal_energy(states, self._waypoint, start)
+        if (stop := self._waypoint if self._retreat is None else self._retreat) is not None:
+            return self.subgoal_energy(states, stop, start)
         goal, c = self._goal[0], self.config
         scene = (self.model.scene_distance(states, goal).clamp_min(self._noise) / self._noise).log()
         details = self._difference(states, goal, c.latent_weight, c.arm_weight)
@@ -392,6 +424,9 @@ class Agent:
         Raises:
             PlanningFailed: no candidate had a finite cost.
         """
+        if self._retreat is not None:
+            start = _rest(previous, executed, self._approach)
+            return self._plan_directly(self._approach, state, start, deadline_s), self.config.settle_steps
         if self._waypoint is not None:
             if self._direct:
                 return self._plan_chunk(state, self._waypoint, deadline_s), self.config.execute_steps

@@ -9,6 +9,7 @@ import torch
 import latent_mpc
 from latent_mpc.agent import SETTLED, Agent
 from latent_mpc.agent_config import AgentConfig, SearchConfig
+from latent_mpc.permanence import DREAM_STEPS
 from latent_mpc.planner.rollout import rollout
 from latent_mpc.tool_guardrails import GuardrailConfig
 from latent_mpc.types import InvalidInputError, UnknownNameError
@@ -305,11 +306,12 @@ class FlatDistance(torch.nn.Module):
         return state[..., 2]
 
 
-def paint(count):
-    """A goal image with squares of `count` colours, the first the largest."""
+def paint(count, hidden=()):
+    """An image with squares of `count` colours, the first the largest, but for those that are hidden."""
     image = np.full((32, 32, 3), 160, np.uint8)
     for i, rgb in enumerate([(220, 20, 20), (20, 200, 20), (20, 20, 220)][:count]):
-        image[10 * i : 10 * i + 9 - i, 10 * i : 10 * i + 9 - i] = rgb
+        if i not in hidden:
+            image[10 * i : 10 * i + 9 - i, 10 * i : 10 * i + 9 - i] = rgb
     return image
 
 
@@ -326,7 +328,7 @@ class Table:
         self.model.observe = lambda images, proprio, hues: self._states(self.places, hues, proprio)
         self.model.place = lambda states: states[..., [0, 1, 3]]
         self.places, self.open = GOALS.clone(), torch.zeros(3)
-        self.hand = FREE
+        self.hand, self.hidden, self.count = FREE, (), count
         self.agent = Agent(self.model, AgentConfig(**(SMALL | settings)))
         self.agent.reset(paint(count), seed=0)
         assert len(self.agent._hues) == count
@@ -340,10 +342,13 @@ class Table:
             states[:, 8:] = proprio
         return states
 
+    @property
+    def observation(self):
+        return {"image": paint(self.count, self.hidden), "proprio": np.array(self.hand, np.float32)}
+
     def refocus(self):
         """Turn, and plan; whether it has turned."""
-        observation = {"image": np.zeros((32, 32, 3), np.uint8), "proprio": np.array(self.hand, np.float32)}
-        turned = self.agent.refocus(observation)
+        turned = self.agent.refocus(self.observation)
         self.agent.trace = object()  # there is a plan now
         assert torch.equal(self.agent._goal[0, :2], GOALS[self.agent.focus])
         return turned
@@ -490,20 +495,71 @@ def test_it_knows_where_the_others_are(table):
 
 def test_what_is_hidden_is_where_it_was_seen_last(table):
     table.places[1] += 50.0  # in focus all the time
-    table.open[2] = 10.1  # hidden from the start: a guess is better than nothing
+    table.hidden = (2,)  # from the start: what the eye guesses is better than nothing
     table.refocus()
-    before = table.places.clone()
-    assert torch.equal(table.agent._others[:, :2], before[[0, 2]])
+    assert torch.equal(table.agent._others[:, :2], table.places[[0, 2]])
+    table.hidden = ()
+    table.places[2] += 2.0
+    table.refocus()
+    before, table.hidden = table.places.clone(), (2,)
     table.places[[0, 2]] += 1.0
-    table.open[0] = 9.9
     table.refocus()
     assert torch.equal(table.agent._others[0, :2], table.places[0])
     assert torch.equal(table.agent._others[1, :2], before[2])
-    table.open[2] = 0.0
+    table.hidden = ()
     table.refocus()
     assert torch.equal(table.agent._others[:, :2], table.places[[0, 2]]) and table.agent.focus == 1
     table.agent.reset(paint(3), seed=0)
     assert table.agent._others is None
+
+
+def test_what_is_hidden_in_focus_is_predicted_and_then_gone_back_for():
+    table = Table(count=1, execute_steps=1, track=False)
+    agent, model = table.agent, table.model
+    torch.nn.init.normal_(model.predictor.net.leave[1].weight, std=0.3)
+    table.places[0] += 5.0
+    table.hand = LOW
+    action = agent.act(table.observation)
+    seen = torch.from_numpy(agent.trace.state)
+    assert torch.equal(seen[:2], table.places[0])
+
+    table.hidden, table.hand = (0,), (0.5, *LOW[1:])
+    table.places[0] += 70.0  # a wild guess of the eye
+    state = seen
+    for _ in range(DREAM_STEPS):
+        state = model.predictor.step(state[None], torch.from_numpy(action)[None])[0]
+        state = torch.cat([state[:8], torch.tensor(table.hand)])
+        action = agent.act(table.observation)
+        torch.testing.assert_close(torch.from_numpy(agent.trace.state), state)
+        assert agent.goal_energy(seen) > 1  # still on its way to the goal
+    agent.act(table.observation)
+    assert agent.goal_energy(seen) == 0  # back to where it was in sight
+
+    table.hand = LOW  # there, and it is not
+    agent.act(table.observation)
+    assert agent.goal_energy(seen) > 1
+    np.testing.assert_array_equal(agent.trace.state[:2], table.places[0])
+
+
+def test_what_is_in_sight_again_or_in_the_hand_is_not_gone_back_for():
+    table = Table(count=1, execute_steps=1)
+    table.places[0] += 5.0
+    table.agent.act(table.observation)
+    seen = torch.from_numpy(table.agent.trace.state)
+    table.hidden, table.hand = (0,), LOW
+    for _ in range(DREAM_STEPS + 1):
+        table.agent.act(table.observation)
+    assert table.agent.goal_energy(seen) == 0
+    table.hand = HOLDING
+    table.agent.act(table.observation)
+    assert table.agent.goal_energy(seen) > 1
+    table.hand = LOW
+    for _ in range(DREAM_STEPS + 1):
+        table.agent.act(table.observation)
+    assert table.agent.goal_energy(seen) == 0
+    table.hidden = ()
+    table.agent.act(table.observation)
+    assert table.agent.goal_energy(seen) > 1
 
 
 def test_it_plans_round_the_others():

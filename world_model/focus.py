@@ -37,6 +37,11 @@ def attend(images: Tensor, hues: Tensor) -> Tensor:
     return torch.stack([luma, colourful * near, colourful * (1 - near)], dim=1)
 
 
+def area_in_focus(images: Tensor, hues: Tensor) -> Tensor:
+    """How much images (B, H, W, 3) show of the things of given hues (B,), rad: (B,), pixels."""
+    return attend(images, hues)[:, 1].square().sum((1, 2))
+
+
 def hue_of(rgb: Tensor, images: Tensor) -> Tensor:
     """Colours (B, 3), 0 to 1, that things have in images (B, H, W, 3) -> their hues there (B,), rad."""
     r, g, b = (rgb / _median(images.float())).unbind(-1)
