@@ -1,14 +1,8 @@
 """The agent: encode, plan over subgoals, act. Wires the world model to the planner.
 
-    E(s) = ln δ + (κ ‖z̃ − z̃_g‖² + λ ‖p̃ − p̃_g‖²) / δ + guardrails,    δ = max(d(s, s_g), ε) / ε
+observation ─► state of the thing in focus ─► coarse plan to its goal ─► fine plan to the first subgoal ─► action
 
-d is the learned distance between arrangements of the scene, z̃ and p̃ the standardised image latent and
-proprioception (means of squares over dimensions); the goal's come from the goal image alone. ε is set by the model's
-own prediction error, or by how much the goal image leaves open, say where the arm hides the object: below it the
-scene counts as arranged, only details of the image and the arm's pose still matter, and the agent settles: it plans
-actions to the goal itself, with λ_s ln(1 + ‖p̃ − p̃_g‖² / σ²) added for the pose's last centimetre. The logarithm
-keeps the last centimetres as steep as the first; far from arranged the arm is free to go where it is needed. Towards
-a subgoal, which was predicted in full, the two differences are enough.
+Once the scene is as the goal image shows it, it settles: it plans actions to the goal itself.
 """
 
 from __future__ import annotations
@@ -27,7 +21,8 @@ from torch import Tensor
 
 from latent_mpc.agent_config import AgentConfig, SearchConfig
 from latent_mpc.goal_pose import GoalPose
-from latent_mpc.permanence import DREAM_STEPS, Memory
+from latent_mpc.objective import Objective
+from latent_mpc.permanence import DREAM_STEPS
 from latent_mpc.planner.guardrails import Rollout, margin
 from latent_mpc.planner.hierarchy import MACRO_BOX, CoarseLevel, Hierarchy, HierarchyPlan
 from latent_mpc.planner.mpc import RecedingHorizon
@@ -37,7 +32,8 @@ from latent_mpc.planner.rollout import rollout, rollout_macros
 from latent_mpc.planner.search import Iteration
 from latent_mpc.planner.shift import shift
 from latent_mpc.shipped import weights_folder
-from latent_mpc.tool_guardrails import hand_holds, hand_is_up, same_hand, tool_keep_outs, tool_violation
+from latent_mpc.things import Things
+from latent_mpc.tool_guardrails import hand_holds, hand_is_up, same_hand, tool_keep_outs
 from latent_mpc.types import (
     InvalidInputError,
     Observation,
@@ -46,12 +42,9 @@ from latent_mpc.types import (
     WorkspaceSpec,
     check_image,
 )
-from latent_mpc.world_model.focus import area_in_focus, find_hues
 from latent_mpc.world_model.macro import MacroActions
 from latent_mpc.world_model.model import WorldModel, load_world_model
 
-TAKEN = 2.0  # a place is taken by what is nearer to it than this, in units of what counts as arranged
-SETTLED = 0.003  # mean square of what is left of the arm's way, in standard deviations of play: a centimetre or so
 NEAR_M, THERE_M = 0.05, 0.025  # of the tool from a waypoint: no subgoals are needed any more; it is reached
 NO_DEEPER_M = 0.001  # into a keep-out that the tool is in already: predictions are not exact
 
@@ -130,8 +123,7 @@ class Agent:
         self._settle = cem(c.settle, c.settle_horizon, m.action_dim)
         self._approach = cem(c.settle, m.chunk_length, m.action_dim)
         self._flat = cem(c.flat, c.flat_horizon, m.action_dim)
-        self._goal: Tensor | None = None
-        self._others: Tensor | None = None  # places (J, 3) of the things that are not in focus
+        self._objective: Objective | None = None
 
     def reset(self, goal_image: NDArray[np.uint8], *, seed: int | None = None) -> None:
         """Set the goal and forget the plan.
@@ -144,13 +136,9 @@ class Agent:
         """
         image = self._checked_image(goal_image, "goal_image")
         with torch.no_grad():
-            images = torch.from_numpy(image.copy())[None]
-            self._hues = self._find_hues(images)
-            self._goals = self.model.observe_goal(self._for_each_hue(images), self._hues)  # (Q, D)
-            self._memory = None if self._hues is None else Memory(self._goals, self._areas(images))
+            self._things = Things(self.model, self.config, torch.from_numpy(image.copy())[None].to(self.device))
         self.focus = 0
         self._waypoint: Tensor | None = None  # (D,)
-        self._others = None
         self._aim()
         self._generator = torch.Generator()
         if seed is None:
@@ -162,24 +150,25 @@ class Agent:
     @property
     def goal(self) -> Tensor:
         """The goal's state (D,), of what is in focus."""
-        return self._goals[self.focus]
+        return self._things.goals[self.focus]
 
     @property
     def hue(self) -> float | None:
         """Hue of what is in focus, rad; None where the model sees all at once."""
-        return None if self._hues is None else float(self._hues[self.focus])
+        hues = self._things.hues
+        return None if hues is None else float(hues[self.focus])
 
-    def _aim(self) -> None:
-        """Plan from now on to bring what is in focus to its goal."""
-        self._goal = self._goals[self.focus, None]  # (1, D)
+    def _aim(self, others: Tensor | None = None) -> None:
+        """Plan from now on to bring what is in focus to its goal, and keep off the others, whose places are (J, 3)."""
+        tolerance = float(self._things.tolerance(self.goal[None]))
+        self._objective = Objective(self.model, self.config, self.goal, tolerance, others)
         self._goal_pose = GoalPose()
         self._plans_in_focus = 0
         self._expected: Tensor | None = None  # the state (D,) that the last action was to lead to
         self._dreamt = 0  # steps for which what is in focus was hidden, one after the other
         self._retreat: Tensor | None = None  # the state (D,) to go back to, where it was in sight
-        self._noise = float(self._open(self._goal))
         dynamics = self.model.predictor if self.config.coarse_dynamics == "decoded" else None
-        view = partial(self.model.view, goal_place=self.model.place(self._goal[0]))
+        view = partial(self.model.view, goal_place=self.model.place(self.goal))
         self._macro = MacroActions(self.model.macro, view, dynamics)
         self._hierarchy = Hierarchy(
             # Summed over the steps: with the least of them a plan that arrives at its very end is as good as one that
@@ -198,7 +187,7 @@ class Agent:
     def show_waypoint(self, image: NDArray[np.uint8]) -> None:
         """Reach first what an image shows on the way to the goal, the arm's pose and the fingers included."""
         seen = torch.from_numpy(self._checked_image(image, "waypoint").copy())[None].to(self.device)
-        hues = None if self._hues is None else self._hues[self.focus, None]
+        hues = None if self._things.hues is None else self._things.hues[self._in_focus]
         self.set_waypoint(self.model.observe_goal(seen, hues)[0])
 
     def set_waypoint(self, waypoint: Tensor | None, *, direct: bool = False) -> None:
@@ -217,33 +206,14 @@ class Agent:
         return self._near_waypoint(self.observe(observation), THERE_M, fingers=True)
 
     def _near_waypoint(self, state: Tensor, distance_m: float, fingers: bool = False) -> bool:
-        assert self._waypoint is not None
-        same = self.model.scene_distance(state, self._waypoint) <= self._noise  # of the goal: a hand hides less there
+        assert self._waypoint is not None and self._objective is not None
+        tolerance = self._objective.tolerance  # of the goal: a hand hides less there
+        same = self.model.scene_distance(state, self._waypoint) <= tolerance
         return bool(same) and same_hand(self.model, state, self._waypoint, distance_m, fingers)
 
-    def _find_hues(self, goal: Tensor) -> Tensor | None:
-        """What there is to attend to in a goal image (1, H, W, 3), for a model that attends."""
-        if not self.model.attends:
-            return None
-        hues = find_hues(goal)
-        if not len(hues):
-            raise InvalidInputError("the goal image shows nothing coloured, which is all that this model attends to")
-        return hues.to(self.device)
-
-    def _for_each_hue(self, rows: Tensor) -> Tensor:
-        """Rows (1, …), once for each hue, on the agent's device: (Q, …)."""
-        return rows.to(self.device).expand(1 if self._hues is None else len(self._hues), *rows.shape[1:])
-
-    def _areas(self, image: Tensor) -> Tensor:
-        """How much an image (1, H, W, 3) shows of each thing, (Q,), pixels."""
-        assert self._hues is not None
-        return area_in_focus(self._for_each_hue(image), self._hues)
-
-    def _open(self, states: Tensor) -> Tensor:
-        """How far states (N, D) that count as the same may be apart, as a distance (N,)."""
-        spread = self.model.scene_distance.spread(states)
-        noise = float(self.model.scene_noise.clamp_min(1e-6))
-        return self.config.noise_margin * (self.config.spread_margin * spread).clamp_min(noise)
+    @property
+    def _in_focus(self) -> slice:
+        return slice(self.focus, self.focus + 1)
 
     def act(self, observation: Mapping[str, Any]) -> NDArray[np.float32]:
         """The next action (A,) in [-1, 1]; reads only `image` and `proprio` of the observation.
@@ -252,7 +222,7 @@ class Agent:
             InvalidInputError: `reset` was not called, or the observation is malformed.
             PlanningFailed: no candidate had a finite cost and nothing is left of the last plan.
         """
-        if self._goal is None:
+        if self._objective is None:
             raise InvalidInputError("call reset(goal_image) before act(observation)")
         if self._horizon.plan is None or self._horizon.executed >= self._horizon.execute_steps:
             self.refocus(observation)
@@ -269,22 +239,20 @@ class Agent:
 
     def _believe(self, observation: Mapping[str, Any]) -> Tensor:
         """The state (D,) to plan from: what is observed, or predicted while the hand hides what is in focus."""
-        state = self.observe(observation)
-        if self._memory is None:
-            return state
-        areas = self._areas(self._checked(observation)[0])[self.focus, None]
-        (hidden,) = self._memory.see(slice(self.focus, self.focus + 1), state[None], areas)
+        image, proprio = self._checked(observation)
+        states = self._things.look(image, proprio, self._in_focus)
+        (hidden,), (state,) = self._things.see(image, states, self._in_focus), states
         lost, self._dreamt = False, self._dreamt + 1
         if not hidden or hand_holds(self.model, state):
             self._dreamt = 0
         elif self._expected is not None and self._dreamt <= DREAM_STEPS:
             state = torch.cat([self.model.split(self._expected)[0], self.model.split(state)[1]])
-        elif same_hand(self.model, state, self._memory.states[self.focus], THERE_M, fingers=False):
-            self._memory.forget(self.focus)  # the hand is back, and it is not where it was
+        elif same_hand(self.model, state, self._things.last_seen(self.focus), THERE_M, fingers=False):
+            self._things.forget(self.focus)  # the hand is back, and it is not where it was
         else:
             lost = self._waypoint is None
         if lost != (self._retreat is not None):
-            self._retreat = self._memory.states[self.focus].clone() if lost else None
+            self._retreat = self._things.last_seen(self.focus).clone() if lost else None
             self._horizon.reset()
         return state
 
@@ -305,9 +273,7 @@ class Agent:
         Raises:
             InvalidInputError: the observation is malformed, or does not fit the model.
         """
-        image, proprio = self._checked(observation)
-        hues = None if self._hues is None else self._hues[self.focus, None]
-        return self.model.observe(image.to(self.device), proprio.to(self.device), hues)[0]
+        return self._things.look(*self._checked(observation), self._in_focus)[0]
 
     @torch.no_grad()
     def refocus(self, observation: Mapping[str, Any]) -> bool:
@@ -319,39 +285,33 @@ class Agent:
         Returns:
             Whether it has changed: the last plan is then of no use.
         """
-        if self._hues is None or len(self._hues) == 1:
+        if len(self._things) == 1:
             return False
         image, proprio = self._checked(observation)
-        states = self.model.observe(self._for_each_hue(image), self._for_each_hue(proprio), self._hues)
-        assert self._memory is not None
-        hand, hidden = states[0], self._memory.see(slice(None), states, self._areas(image))
-        states = torch.where(hidden[:, None], self._memory.states, states)
+        seen = self._things.look(image, proprio)
+        hidden = self._things.see(image, seen)
+        states = torch.stack([self._things.last_seen(i) if hidden[i] else each for i, each in enumerate(seen)])
         self._plans_in_focus += 1
-        chosen = self._choose(states, hand)
+        chosen = self._choose(states, seen[0])
+        others = self.model.place(torch.cat([states[:chosen], states[chosen + 1 :]]))
         if changed := chosen != self.focus:
             self.focus = chosen
-            self._aim()
+            self._aim(others)
             self._plans_in_focus = 1
-        self._others = self.model.place(torch.cat([states[: self.focus], states[self.focus + 1 :]]))
+        assert self._objective is not None
+        self._objective.others = others
         return changed
 
     def _choose(self, states: Tensor, hand: Tensor) -> int:
         """What to attend to, given the states (Q, D) of all things and one (D,) that shows the hand."""
-        distance, goals, config = self.model.scene_distance, self._goals, self.config
-        open_goals = self._open(goals)
-        off = distance(states, goals) / torch.maximum(self._open(states), open_goals)  # (Q,)
-        if self.trace is not None:
-            arranged = bool(off[self.focus] <= 1)
-            done = hand_is_up(self.model, hand) if arranged else self._plans_in_focus > config.patience
+        turn_over = self.trace is not None
+        if turn_over:
+            arranged = bool(self._things.off(states)[self.focus] <= 1)
+            done = hand_is_up(self.model, hand) if arranged else self._plans_in_focus > self.config.patience
             if not done or hand_holds(self.model, hand):
                 return self.focus
-            off[self.focus] = 1.0  # arranged, or another has its turn
-        taken = distance(goals[:, None], states) <= TAKEN * open_goals[:, None]  # (Q, Q): i's place by j
-        blocked = (taken & ~torch.eye(len(goals), dtype=torch.bool, device=taken.device)).any(1)
-        for waits in (off > 1) & ~blocked, off > 1:
-            if waits.any():
-                return int(off.where(waits, torch.zeros_like(off)).argmax())
-        return self.focus
+        chosen = self._things.furthest(states, but=self.focus if turn_over else None)
+        return self.focus if chosen is None else chosen
 
     def _checked(self, observation: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
         """Image (1, H, W, 3) and proprioception (1, P) of an observation."""
@@ -361,50 +321,30 @@ class Agent:
             raise InvalidInputError(
                 f"proprio must have {self.model.config.proprio_dim} entries, got {seen.proprio.shape[0]}"
             )
-        return torch.from_numpy(image.copy())[None], torch.from_numpy(seen.proprio)[None]
-
-    def _arranged(self, state: Tensor) -> bool:
-        """Whether the scene of a state (1, D) is as the goal shows it, as far as the model can tell."""
-        assert self._goal is not None
-        return bool(self.model.scene_distance(state[0], self._goal[0]) <= self._noise)
+        return (
+            torch.from_numpy(image.copy())[None].to(self.device),
+            torch.from_numpy(seen.proprio)[None].to(self.device),
+        )
 
     def _read_pose(self, state: Tensor) -> Tensor:
-        """The goal (1, D) with its pose as far as the arm's way to a state (1, D) has told it."""
+        """The goal (D,) with its pose as far as the arm's way to a state (1, D) has told it."""
         latent, arm = self.model.split(state)
-        goal_latent, _ = self.model.split(self._goals[self.focus, None])
+        goal_latent, _ = self.model.split(self.goal[None])
         away = self.model.pose(goal_latent) - self.model.pose(latent)
-        return torch.cat([goal_latent, self._goal_pose.told(arm, away)], dim=-1)
+        return torch.cat([goal_latent, self._goal_pose.told(arm, away)], dim=-1)[0]
 
     def goal_energy(self, states: Tensor, start: Tensor | None = None, *, settling: bool = False) -> Tensor:
-        """Energy to the goal, or to what is to be reached before, unitless.
-
-        Args:
-            states: (..., D); a rollout (..., H, D) when `start` is given.
-            start: state (D,) that the rollout begins at, for the guardrails.
-            settling: the arm's pose counts by its logarithm, too, so that the last centimetre of its way does.
-        Returns:
-            (...).
-        """
-        assert self._goal is not None
-        if (stop := self._waypoint if self._retreat is None else self._retreat) is not None:
-            return self.subgoal_energy(states, stop, start)
-        goal, c = self._goal[0], self.config
-        scene = (self.model.scene_distance(states, goal).clamp_min(self._noise) / self._noise).log()
-        details = self._difference(states, goal, c.latent_weight, c.arm_weight)
-        if settling:
-            arm = self._difference(states, goal, 0.0, 1.0)
-            details = details + c.settle_arm_weight * (1 + arm / SETTLED).log()
-        energy = scene + (-scene).exp() * details
-        return energy + tool_violation(self.model, c.guardrails, states, start, self._others)
+        """Energy to the goal, or to what is to be reached before it; see `Objective`."""
+        assert self._objective is not None
+        stop = self._waypoint if self._retreat is None else self._retreat
+        if stop is not None:
+            return self._objective.subgoal_energy(states, stop, start)
+        return self._objective.goal_energy(states, start, settling=settling)
 
     def subgoal_energy(self, states: Tensor, subgoal: Tensor, start: Tensor | None = None) -> Tensor:
-        """Energy to a predicted subgoal (..., D), otherwise as `goal_energy`."""
-        difference = self._difference(states, subgoal, 1.0, self.config.subgoal_arm_weight)
-        return difference + tool_violation(self.model, self.config.guardrails, states, start, self._others)
-
-    def _difference(self, states: Tensor, target: Tensor, latent_weight: float, arm_weight: float) -> Tensor:
-        latent, arm = self.model.split((states - target).square())
-        return latent_weight * latent.mean(-1) + arm_weight * arm.mean(-1)
+        """Energy to a predicted subgoal (..., D); see `Objective`."""
+        assert self._objective is not None
+        return self._objective.subgoal_energy(states, subgoal, start)
 
     def plan(
         self,
@@ -424,6 +364,7 @@ class Agent:
         Raises:
             PlanningFailed: no candidate had a finite cost.
         """
+        assert self._objective is not None
         if self._retreat is not None:
             start = _rest(previous, executed, self._approach)
             return self._plan_directly(self._approach, state, start, deadline_s), self.config.settle_steps
@@ -433,9 +374,9 @@ class Agent:
             if self._near_waypoint(state[0], NEAR_M):
                 start = _rest(previous, executed, self._approach)
                 return self._plan_directly(self._approach, state, start, deadline_s), self.config.settle_steps
-        elif self._arranged(state):
+        elif self._objective.arranged(state[0]):
             if self.model.config.grasps:  # elsewhere proprioception may be of speeds, which no image tells
-                self._goal = self._read_pose(state)
+                self._objective.goal = self._read_pose(state)
             free = not (self.model.config.grasps and hand_holds(self.model, state[0]))  # else it is put down first
             planner = self._settle if free else self._approach
             start = _rest(previous, executed, planner)

@@ -1,8 +1,8 @@
 """Object permanence: what the hand hides is where it was seen last.
 
-Of each thing the last state is kept in which it was in sight. What is hidden now is taken to be as it was then, when the
-agent chooses what to attend to; on the way to it the model's own prediction stands in for the eye for a few steps, and
-after these the hand goes back to where it could see.
+Of each thing the last state is kept in which it was in sight; when the agent chooses what to attend to, what is hidden
+counts as it was then. On the way to it the model's own prediction stands in for the eye for a few steps, and then the
+hand goes back to where it could see.
 """
 
 from __future__ import annotations

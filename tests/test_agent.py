@@ -7,14 +7,16 @@ import pytest
 import torch
 
 import latent_mpc
-from latent_mpc.agent import SETTLED, Agent
+from latent_mpc.agent import Agent
 from latent_mpc.agent_config import AgentConfig, SearchConfig
+from latent_mpc.objective import SETTLED
 from latent_mpc.permanence import DREAM_STEPS
 from latent_mpc.planner.rollout import rollout
 from latent_mpc.tool_guardrails import GuardrailConfig
 from latent_mpc.types import InvalidInputError, UnknownNameError
 from latent_mpc.world_model.attention import AttentionConfig
 from latent_mpc.world_model.encoder import EncoderConfig
+from latent_mpc.world_model.focus import find_hues
 from latent_mpc.world_model.model import ModelConfig, WorldModel, save_world_model
 
 # On random weights the arm is nowhere near its box: without guardrails, which would drown the rest.
@@ -172,7 +174,7 @@ def test_a_goal_image_that_leaves_the_scene_open_is_not_pursued_beyond_that(mode
     agent = Agent(model, AgentConfig(**SMALL, latent_weight=0.0, arm_weight=0.0))
     agent.reset(observation["goal_image"], seed=0)
     far = agent.model.observe_goal(torch.from_numpy(observation["goal_image"])[None])[0] + 1.0
-    distance = model.scene_distance(far, agent._goal[0]).item()
+    distance = model.scene_distance(far, agent._objective.goal).item()
     assert agent.goal_energy(far).item() > 1
     monkeypatch.setattr(type(model.scene_distance), "spread", lambda self, state: torch.tensor(2 * distance))
     agent.reset(observation["goal_image"], seed=0)
@@ -280,7 +282,7 @@ def test_settling_the_arms_way_counts_to_its_last_centimetre(model, observation)
     model.scene_noise.fill_(1e9)
     try:
         agent.reset(observation["goal_image"], seed=0)
-        goal, step = agent._goal[0], torch.cat([torch.zeros(8), torch.ones(6)])
+        goal, step = agent._objective.goal, torch.cat([torch.zeros(8), torch.ones(6)])
         near, far = (agent.goal_energy(goal + by * step, settling=True).item() for by in (0.1, 1.0))
         assert near == pytest.approx(2 * np.log(1 + 0.01 / SETTLED), rel=1e-3)
         assert far == pytest.approx(2 * np.log(1 + 1 / SETTLED), rel=1e-3)
@@ -329,13 +331,14 @@ class Table:
         self.model.place = lambda states: states[..., [0, 1, 3]]
         self.places, self.open = GOALS.clone(), torch.zeros(3)
         self.hand, self.hidden, self.count = FREE, (), count
+        self.hues = find_hues(torch.from_numpy(paint(count))[None])
+        assert len(self.hues) == count
         self.agent = Agent(self.model, AgentConfig(**(SMALL | settings)))
         self.agent.reset(paint(count), seed=0)
-        assert len(self.agent._hues) == count
 
     def _states(self, places, hues, proprio=None):
         states = torch.zeros(len(hues), 14)
-        index = [int((self.agent._hues - hue).abs().argmin()) for hue in hues]
+        index = [int((self.hues - hue).abs().argmin()) for hue in hues]
         states[:, :2] = places[index]
         states[:, 2] = 0.0 if proprio is None else self.open[index]
         if proprio is not None:
@@ -350,7 +353,7 @@ class Table:
         """Turn, and plan; whether it has turned."""
         turned = self.agent.refocus(self.observation)
         self.agent.trace = object()  # there is a plan now
-        assert torch.equal(self.agent._goal[0, :2], GOALS[self.agent.focus])
+        assert torch.equal(self.agent._objective.goal[:2], GOALS[self.agent.focus])
         return turned
 
 
@@ -489,7 +492,7 @@ def test_it_knows_where_the_others_are(table):
     for _ in range(3):
         table.refocus()
         others = [i for i in range(3) if i != table.agent.focus]
-        assert torch.equal(table.agent._others[:, :2], table.places[others])
+        assert torch.equal(table.agent._objective.others[:, :2], table.places[others])
         table.places[table.agent.focus] = GOALS[table.agent.focus]
 
 
@@ -497,20 +500,20 @@ def test_what_is_hidden_is_where_it_was_seen_last(table):
     table.places[1] += 50.0  # in focus all the time
     table.hidden = (2,)  # from the start: what the eye guesses is better than nothing
     table.refocus()
-    assert torch.equal(table.agent._others[:, :2], table.places[[0, 2]])
+    assert torch.equal(table.agent._objective.others[:, :2], table.places[[0, 2]])
     table.hidden = ()
     table.places[2] += 2.0
     table.refocus()
     before, table.hidden = table.places.clone(), (2,)
     table.places[[0, 2]] += 1.0
     table.refocus()
-    assert torch.equal(table.agent._others[0, :2], table.places[0])
-    assert torch.equal(table.agent._others[1, :2], before[2])
+    assert torch.equal(table.agent._objective.others[0, :2], table.places[0])
+    assert torch.equal(table.agent._objective.others[1, :2], before[2])
     table.hidden = ()
     table.refocus()
-    assert torch.equal(table.agent._others[:, :2], table.places[[0, 2]]) and table.agent.focus == 1
+    assert torch.equal(table.agent._objective.others[:, :2], table.places[[0, 2]]) and table.agent.focus == 1
     table.agent.reset(paint(3), seed=0)
-    assert table.agent._others is None
+    assert table.agent._objective.others is None
 
 
 def test_what_is_hidden_in_focus_is_predicted_and_then_gone_back_for():
@@ -573,7 +576,7 @@ def test_it_plans_round_the_others():
     before = table.agent.goal_energy(states), table.agent.subgoal_energy(states, states[0])
     table.refocus()
     table.agent.focus = 0  # for the same goal as before
-    table.agent._aim()
+    table.agent._aim(table.agent._objective.others)
     after = table.agent.goal_energy(states), table.agent.subgoal_energy(states, states[0])
     for one, other in zip(before, after, strict=True):
         torch.testing.assert_close(other - one, torch.tensor([2.1, 0.0]), atol=1e-3, rtol=0)
@@ -610,7 +613,7 @@ def test_each_plan_is_for_what_is_in_focus():
         for _ in range(8):
             actions.append(agent.act(seen))
             foci.append(agent.focus)
-            hue = agent._hues[agent.focus, None]
+            hue = agent._things.hues[agent.focus, None]
             state = model.observe(*(torch.from_numpy(seen[k])[None] for k in ("image", "proprio")), hue)[0]
             np.testing.assert_allclose(agent.trace.state, state.numpy(), rtol=1e-5, atol=1e-5)
         runs.append(np.array(actions))
