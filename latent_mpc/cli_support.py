@@ -13,6 +13,25 @@ import typer
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 Config = TypeVar("Config")
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="KEY=VALUE",
+        help="Settings by dotted key, stronger than --config. An unknown key is an error that lists them all.",
+        show_default=False,
+    ),
+]
+ConfigFile = Annotated[
+    str | None,
+    typer.Option(
+        "--config",
+        metavar="FILE.yaml",
+        help="Settings from a YAML file, or a shipped name such as panda_tabletop. "
+        "A key named after the command is read alone, so one file can serve several.",
+    ),
+]
+ShowConfig = Annotated[bool, typer.Option("--show-config", help="Print all settings as YAML and stop.")]
+Data = Annotated[Path, typer.Option(metavar="DIR", help="Folder of play made by `collect`.")]
 Seed = Annotated[int, typer.Option(min=0, metavar="N", help="Same seed, same result.")]
 Device = Annotated[str, typer.Option(metavar="NAME", help="auto (a GPU if there is one), cpu, cuda, cuda:1, mps.")]
 Weights = Annotated[str, typer.Option(metavar="WEIGHTS", help="Shipped name, or the folder that `train` wrote.")]
