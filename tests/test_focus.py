@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from latent_mpc.types import InvalidInputError
-from latent_mpc.world_model.focus import GREY, attend, find_hues, hue_of
+from latent_mpc.world_model.focus import GREY, area_in_focus, attend, find_hues, hue_of
 
 TABLE, ARM = (0.72, 0.68, 0.60), (0.9, 0.9, 0.92)
 LAMPS = [(1.0, 0.7, 0.5), (0.6, 0.7, 1.0), (0.45, 0.5, 0.45)]
@@ -150,6 +150,12 @@ def test_area_is_a_mean_over_the_images() -> None:
     once = torch.cat([scene((40, 10, rgb(0))), *[scene()] * 9])
     assert len(find_hues(once)) == 0
     assert len(find_hues(once, least_px=2)) == 1
+
+
+def test_the_area_in_focus_is_that_of_the_thing_of_that_hue() -> None:
+    image = torch.cat([scene((40, 10, rgb(0)), (40, 30, rgb(120))), scene((40, 10, rgb(120)))])
+    area = area_in_focus(image, hue(0).repeat(2))
+    torch.testing.assert_close(area, torch.tensor([25.0, 0.0]), atol=0.5, rtol=0)
 
 
 def test_nothing_coloured_gives_no_hues() -> None:
