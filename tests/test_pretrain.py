@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from latent_mpc.types import InvalidInputError
+from latent_mpc.types import InvalidInputError, LatentMPCError
 from latent_mpc.world_model.encoder import EncoderConfig, KeypointEncoder
 from latent_mpc.world_model.fit import FitConfig
 from latent_mpc.world_model.pretrain import PretrainConfig, _pair_sampler, pretrain
@@ -89,6 +89,12 @@ def test_the_latent_tells_where_the_square_is_and_has_not_collapsed(
     assert unexplained(encoder, video, Video.make(10, seed=1)) < 0.1
     z = encoder.encode_all(torch.from_numpy(video.image))
     assert 0.15 < z.std(0).min() and z.std(0).max() < 2.5
+
+
+def test_a_collapsed_encoder_is_an_error_that_says_what_to_do(video: Video, tmp_path: Path) -> None:
+    dark = replace(video, image=np.zeros_like(video.image))  # all alike
+    with pytest.raises(LatentMPCError, match=r"collapsed by step 20.* learning_rate below 0.005"):
+        pretrain(dark, ENCODER, CONFIG, seed=0, folder=tmp_path)
 
 
 def test_the_encoder_comes_frozen_and_torchs_state_is_left_alone(video: Video, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ episodes that pays for seeing them sharply.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -27,7 +28,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from latent_mpc.types import InvalidInputError
+from latent_mpc.types import InvalidInputError, LatentMPCError
 from latent_mpc.world_model.encoder import EncoderConfig, KeypointEncoder
 from latent_mpc.world_model.fit import FitConfig, fit
 from latent_mpc.world_model.layers import mlp
@@ -152,7 +153,7 @@ def pretrain(
     Raises:
         InvalidInputError: the images do not fit the encoder, no episode is long enough, or `folder` holds the state
             of other settings.
-        LatentMPCError: the loss is not finite any more.
+        LatentMPCError: the loss is not finite any more, or the latents have collapsed.
     """
     size = encoder_config.image_size
     if clips.image.shape[1:] != (size, size, 3) or clips.image.dtype != np.uint8:
@@ -183,11 +184,28 @@ def pretrain(
             seed=seed,
             folder=folder,
             settings={"seed": seed, "encoder": asdict(encoder_config), "pretrain": asdict(config)},
-            progress=progress,
+            progress=functools.partial(_watch, config, progress),
         )
     finally:
         torch.set_num_threads(threads_before)
     return encoder.requires_grad_(False).eval()
+
+
+def _watch(
+    config: PretrainConfig,
+    progress: Callable[[int, Mapping[str, float]], None] | None,
+    step: int,
+    losses: Mapping[str, float],
+) -> None:
+    """Stop when all latents of a batch have become nearly equal, from which no training comes back."""
+    latents = 2 * config.fit.batch_size
+    if losses["sigreg"] > config.sigreg_weight * latents > 0:  # see `sigreg`; 8 is usual
+        raise LatentMPCError(
+            f"the encoder has collapsed by step {step}: it sees all images alike; begin anew, in another folder, with "
+            f"a training.fit.learning_rate below {config.fit.learning_rate}"
+        )
+    if progress is not None:
+        progress(step, losses)
 
 
 def _pair_sampler(
