@@ -93,7 +93,7 @@ def test_the_latent_tells_where_the_square_is_and_has_not_collapsed(
 
 def test_a_collapsed_encoder_is_an_error_that_says_what_to_do(video: Video, tmp_path: Path) -> None:
     dark = replace(video, image=np.zeros_like(video.image))  # all alike
-    with pytest.raises(LatentMPCError, match=r"collapsed by step 20.* learning_rate below 0.005"):
+    with pytest.raises(LatentMPCError, match=r"collapsed by step 20: .*learning_rate below 0.005"):
         pretrain(dark, ENCODER, CONFIG, seed=0, folder=tmp_path)
 
 
