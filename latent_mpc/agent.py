@@ -250,7 +250,8 @@ class Agent:
         elif same_hand(self.model, state, self._things.last_seen(self.focus), THERE_M, fingers=False):
             self._things.forget(self.focus)  # the hand is back, and it is not where it was
         else:
-            lost = self._waypoint is None
+            arranged = self._objective is not None and self._objective.arranged(self._things.last_seen(self.focus))
+            lost = self._waypoint is None and not arranged
         if lost != (self._retreat is not None):
             self._retreat = self._things.last_seen(self.focus).clone() if lost else None
             self._horizon.reset()

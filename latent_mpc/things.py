@@ -1,6 +1,7 @@
 """The things that a goal image shows: their goals, where each of them is now or was seen last, and whose turn it is.
 
-A model that attends looks for them by their hues; to another one all that the image shows is one thing.
+A model that attends looks for them by their hues; to another one all that the image shows is one thing, which is in
+sight while its largest hue is.
 """
 
 from __future__ import annotations
@@ -34,11 +35,14 @@ class Things:
             InvalidInputError: there is nothing in it that the model could attend to.
         """
         self._model, self._config = model, config
-        self.hues = find_hues(goal_image).to(goal_image.device) if model.attends else None
-        if self.hues is not None and not len(self.hues):
+        hues = find_hues(goal_image).to(goal_image.device)
+        self.hues = hues if model.attends else None
+        if model.attends and not len(hues):
             raise InvalidInputError("the goal image shows nothing coloured, which is all that this model attends to")
         self.goals = model.observe_goal(self._for_each(goal_image, ALL), self.hues)
-        self._memory = None if self.hues is None else Memory(self.goals, self._areas(goal_image, ALL))
+        self._seen_by = hues[: len(self.goals)]
+        remembers = len(hues) > 0 and (model.attends or model.config.grasps)  # what a hand may hide
+        self._memory = Memory(self.goals, self._areas(goal_image, ALL)) if remembers else None
 
     def __len__(self) -> int:
         return len(self.goals)
@@ -94,10 +98,9 @@ class Things:
 
     def _for_each(self, row: Tensor, which: slice) -> Tensor:
         """A row (1, …), once for each thing: (J, …)."""
-        count = 1 if self.hues is None else len(self.hues[which])
+        count = len(self.hues[which]) if self.hues is not None else 1
         return row.expand(count, *row.shape[1:])
 
     def _areas(self, image: Tensor, which: slice) -> Tensor:
         """How much an image (1, H, W, 3) shows of each thing, (J,), pixels."""
-        assert self.hues is not None
-        return area_in_focus(self._for_each(image, which), self.hues[which])
+        return area_in_focus(self._for_each(image, which), self._seen_by[which])
