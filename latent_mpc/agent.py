@@ -21,7 +21,7 @@ from torch import Tensor
 
 from latent_mpc.agent_config import AgentConfig, SearchConfig
 from latent_mpc.goal_pose import GoalPose
-from latent_mpc.objective import Objective
+from latent_mpc.objective import Objective, subgoal_energy
 from latent_mpc.permanence import DREAM_STEPS
 from latent_mpc.planner.guardrails import Rollout, margin
 from latent_mpc.planner.hierarchy import MACRO_BOX, CoarseLevel, Hierarchy, HierarchyPlan
@@ -339,13 +339,13 @@ class Agent:
         assert self._objective is not None
         stop = self._waypoint if self._retreat is None else self._retreat
         if stop is not None:
-            return self._objective.subgoal_energy(states, stop, start)
+            return self.subgoal_energy(states, stop, start)
         return self._objective.goal_energy(states, start, settling=settling)
 
     def subgoal_energy(self, states: Tensor, subgoal: Tensor, start: Tensor | None = None) -> Tensor:
-        """Energy to a predicted subgoal (..., D); see `Objective`."""
-        assert self._objective is not None
-        return self._objective.subgoal_energy(states, subgoal, start)
+        """Energy to a predicted subgoal (..., D); it takes no goal, and so no `reset`."""
+        others = None if self._objective is None else self._objective.others
+        return subgoal_energy(self.model, self.config, states, subgoal, start, others)
 
     def plan(
         self,

@@ -26,7 +26,7 @@ SETTLED = 0.003  # σ², mean square of what is left of the arm's way, in standa
 
 @dataclass
 class Objective:
-    """Energies of states, unitless.
+    """Energies of states to a goal, unitless.
 
     Attributes:
         goal: the goal's state, (D,). tolerance: ε, a scene distance.
@@ -55,20 +55,27 @@ class Objective:
         """
         c = self.config
         scene = (self.model.scene_distance(states, self.goal).clamp_min(self.tolerance) / self.tolerance).log()
-        details = self._difference(states, self.goal, c.latent_weight, c.arm_weight)
+        details = _difference(self.model, states, self.goal, c.latent_weight, c.arm_weight)
         if settling:
-            arm = self._difference(states, self.goal, 0.0, 1.0)
+            arm = _difference(self.model, states, self.goal, 0.0, 1.0)
             details = details + c.settle_arm_weight * (1 + arm / SETTLED).log()
-        return scene + (-scene).exp() * details + self._violation(states, start)
+        violation = tool_violation(self.model, c.guardrails, states, start, self.others)
+        return scene + (-scene).exp() * details + violation
 
-    def subgoal_energy(self, states: Tensor, subgoal: Tensor, start: Tensor | None = None) -> Tensor:
-        """Energy to a predicted subgoal (..., D), otherwise as `goal_energy`."""
-        difference = self._difference(states, subgoal, 1.0, self.config.subgoal_arm_weight)
-        return difference + self._violation(states, start)
 
-    def _difference(self, states: Tensor, target: Tensor, latent_weight: float, arm_weight: float) -> Tensor:
-        latent, arm = self.model.split((states - target).square())
-        return latent_weight * latent.mean(-1) + arm_weight * arm.mean(-1)
+def subgoal_energy(
+    model: WorldModel,
+    config: AgentConfig,
+    states: Tensor,
+    subgoal: Tensor,
+    start: Tensor | None = None,
+    others: Tensor | None = None,
+) -> Tensor:
+    """Energy to a predicted subgoal (..., D), which knows no goal; otherwise as `Objective.goal_energy`."""
+    difference = _difference(model, states, subgoal, 1.0, config.subgoal_arm_weight)
+    return difference + tool_violation(model, config.guardrails, states, start, others)
 
-    def _violation(self, states: Tensor, start: Tensor | None) -> Tensor:
-        return tool_violation(self.model, self.config.guardrails, states, start, self.others)
+
+def _difference(model: WorldModel, states: Tensor, target: Tensor, latent_weight: float, arm_weight: float) -> Tensor:
+    latent, arm = model.split((states - target).square())
+    return latent_weight * latent.mean(-1) + arm_weight * arm.mean(-1)
