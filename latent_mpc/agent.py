@@ -250,8 +250,8 @@ class Agent:
         elif same_hand(self.model, state, self._things.last_seen(self.focus), THERE_M, fingers=False):
             self._things.forget(self.focus)  # the hand is back, and it is not where it was
         else:
-            arranged = self._objective is not None and self._objective.arranged(self._things.last_seen(self.focus))
-            lost = self._waypoint is None and not arranged
+            assert self._objective is not None
+            lost = self._waypoint is None and not self._objective.arranged(self._things.last_seen(self.focus))
         if lost != (self._retreat is not None):
             self._retreat = self._things.last_seen(self.focus).clone() if lost else None
             self._horizon.reset()
