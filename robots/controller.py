@@ -350,7 +350,7 @@ class Controller:
         joint = int(np.argmax(self._strained_s))
         if self._strained_s[joint] > config.strained_after_s:
             name, most = spec.joint_names[joint], spec.torque_nm[joint]
-            self.stop(now_s, f"joint {name} strains at {abs(torque[joint]):.3g} of {most:.3g} N·m; look what it bears")
+            self.stop(now_s, f"joint {name} strains at {abs(torque[joint]):.3g} of {most:.3g} N·m; look what resists")
 
     def _follow(self, now_s: float) -> bool:
         """One step along the plan; False if there is none, and then HOLD."""
