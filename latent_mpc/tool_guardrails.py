@@ -1,10 +1,11 @@
 """Guardrails on the tool: soft ones, added to the energy of predicted states, and hard ones where something stands.
 
 A goal image says where things shall be, not how they get there. These say how: the tool stays where play has been, an
-empty gripper does not shove things about, fingers close near the table, as a picture tells less well how high a thing
-is than where, and what is held is lifted before it is carried, and put down, not dropped. They read the proprioception
-of the tabletop environments: the tool's x, y, z in metres first, the fingers' opening last. A workspace's keep-outs are
-constraints g <= 0 on the tool's way, which no energy outweighs.
+empty gripper does not shove things about, fingers close around the middle of the thing and near the table, as the model
+forgives a grasp at an edge and a picture tells a thing's height less well than its place, and what is held is lifted
+before it is carried, and put down, not dropped. They read the proprioception of the tabletop environments: the tool's
+x, y, z in metres first, the fingers' opening last. A workspace's keep-outs are constraints g <= 0 on the tool's way,
+which no energy outweighs.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ UNIT_M = 0.05  # distances count in units of this
 FREE_M = 0.01  # a sideways step that is no carrying
 DROP_M = 0.05  # what is held may be let go below this height of the tool
 OPENING_M = 0.01  # fingers that open this far in a step let go, and those that close this far take hold
-LOW_M, HIGH_M = 0.018, 0.058  # of the tool: low enough to close on a plate; higher than this is as bad
+LOW_M, MIDDLE_M = 0.018, 0.01  # of the tool: low enough to close on a plate; near enough to the middle of a thing
+AMISS_M = 0.04  # higher above the one or farther from the other than this is no worse
 DRAG_WEIGHT, DROP_WEIGHT, CLOSE_WEIGHT = 4.0, 3.0, 3.0
 SHUT_WEIGHT = 3.0  # of fingers that are shut on nothing, not even a wall: a missed grasp is mended by opening them
 SHUT_M, SHUT_BLUR_M = 0.0015, 0.0008  # fingers closer than the first are shut; softness of that
@@ -116,8 +118,11 @@ def tool_violation(
         dropped = held * let_go * (position[..., 2] - DROP_M).clamp_min(0.0)
         dragged = narrow * (3.0 * depth).clamp_max(1.0) * (sideways - FREE_M).clamp_min(0.0)
         closes = ((opening_before - opening) / OPENING_M).clamp(0.0, 1.0)
-        closed_high = closes * (position[..., 2].clamp_max(HIGH_M) - LOW_M).clamp_min(0.0)
-        way = DRAG_WEIGHT * dragged + DROP_WEIGHT * dropped + CLOSE_WEIGHT * closed_high
+        amiss = (position[..., 2] - LOW_M).clamp(0.0, AMISS_M)
+        if model.config.grasps:
+            beside = (position[..., :2] - model.place(start)[:2]).norm(dim=-1)
+            amiss = amiss + (beside - MIDDLE_M).clamp(0.0, AMISS_M)
+        way = DRAG_WEIGHT * dragged + DROP_WEIGHT * dropped + CLOSE_WEIGHT * closes * amiss
         violation = violation + way / UNIT_M
     if others is not None:
         violation = violation + _crowding(model, states, others)

@@ -32,6 +32,8 @@ def model():
     model = WorldModel(ENCODER, ModelConfig(head_width=16, predictor_width=16, macro_width=16))
     model.proprio_mean.fill_(-0.1)
     model.proprio_std.fill_(0.5)
+    model.locator.mean.copy_(torch.tensor([0.5, 0.0, 0.02]))  # there lies the thing, whatever the latent
+    model.locator.std.zero_()
     return model
 
 
@@ -60,7 +62,10 @@ def test_single_states(tool, expected, model):
         ([(0.5, 0.0, 0.02, 0.04), (0.5, 0.06, 0.02, 0.04)], [0, 4]),  # dragged 6 cm, 1 of which is free
         ([(0.5, 0.0, 0.09, 0.04), (0.5, 0.06, 0.09, 0.04)], [0, 0]),  # carried
         ([(0.5, 0.0, 0.09, 0.04), (0.5, 0.0, 0.02, 0.04)], [0, 0]),  # lifted and put down
-        ([(0.5, 0.06, 0.018, 0.08), (0.5, 0.06, 0.018, 0.04)], [0.19, 0]),  # moved open: 4 σ(-3); then closed
+        ([(0.5, 0.06, 0.018, 0.08), (0.5, 0.06, 0.018, 0.08)], [0.19, 0]),  # moved open: 4 σ(-3)
+        ([(0.5, 0.01, 0.018, 0.08), (0.5, 0.01, 0.018, 0.04)], [0, 0]),  # closed 1 cm beside the thing
+        ([(0.52, 0.0, 0.018, 0.08), (0.52, 0.0, 0.018, 0.04)], [0.04, 0.6]),  # 2 cm beside it, at its edge
+        ([(0.5, 0.2, 0.2, 0.08), (0.5, 0.2, 0.2, 0.04)], [0, 4.8]),  # far from all
         ([(0.5, 0.0, 0.038, 0.08), (0.5, 0.0, 0.038, 0.04)], [0, 1.2]),  # closed 2 cm too high to meet a plate
         ([(0.5, 0.0, 0.20, 0.08), (0.5, 0.0, 0.20, 0.04)], [0, 2.4]),  # however high, no worse than 4 cm
         ([(0.5, 0.0, 0.10, 0.04), (0.5, 0.0, 0.10, 0.08)], [0, 3]),  # let go 5 cm too high
