@@ -117,7 +117,7 @@ def tool_violation(
         let_go = ((opening - opening_before) / OPENING_M).clamp(0.0, 1.0)
         dropped = held * let_go * (position[..., 2] - DROP_M).clamp_min(0.0)
         dragged = narrow * (3.0 * depth).clamp_max(1.0) * (sideways - FREE_M).clamp_min(0.0)
-        closes = ((opening_before - opening) / OPENING_M).clamp(0.0, 1.0)
+        closes = ((opening_before.clamp_max(WIDE_M) - opening) / OPENING_M).clamp(0.0, 1.0)
         amiss = (position[..., 2] - LOW_M).clamp(0.0, AMISS_M)
         if model.config.grasps:
             beside = (position[..., :2] - model.place(start)[:2]).norm(dim=-1)
