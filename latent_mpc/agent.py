@@ -32,6 +32,7 @@ from latent_mpc.planner.rollout import rollout, rollout_macros
 from latent_mpc.planner.search import Iteration
 from latent_mpc.planner.shift import shift
 from latent_mpc.shipped import weights_folder
+from latent_mpc.stacking import place_above, pose_at
 from latent_mpc.things import Things
 from latent_mpc.tool_guardrails import hand_holds, hand_is_up, same_hand, tool_keep_outs
 from latent_mpc.types import (
@@ -158,17 +159,17 @@ class Agent:
         hues = self._things.hues
         return None if hues is None else float(hues[self.focus])
 
-    def _aim(self, others: Tensor | None = None) -> None:
-        """Plan from now on to bring what is in focus to its goal, and keep off the others, whose places are (J, 3)."""
+    def _aim(self, others: Tensor | None = None, stand: Tensor | None = None) -> None:
+        """Plan from now on to bring what is in focus to its goal; `others` and `stand` are as in `Objective`."""
         tolerance = float(self._things.tolerance(self.goal[None]))
-        self._objective = Objective(self.model, self.config, self.goal, tolerance, others)
+        self._objective = Objective(self.model, self.config, self.goal, tolerance, others, stand)
         self._goal_pose = GoalPose()
         self._plans_in_focus = 0
         self._expected: Tensor | None = None  # the state (D,) that the last action was to lead to
         self._dreamt = 0  # steps for which what is in focus was hidden, one after the other
         self._retreat: Tensor | None = None  # the state (D,) to go back to, where it was in sight
         dynamics = self.model.predictor if self.config.coarse_dynamics == "decoded" else None
-        view = partial(self.model.view, goal_place=self.model.place(self.goal))
+        view = partial(self.model.view, goal_place=self.model.place(self.goal) if stand is None else stand)
         self._macro = MacroActions(self.model.macro, view, dynamics)
         self._hierarchy = Hierarchy(
             # Summed over the steps: with the least of them a plan that arrives at its very end is as good as one that
@@ -294,12 +295,15 @@ class Agent:
         states = torch.stack([self._things.last_seen(i) if hidden[i] else each for i, each in enumerate(seen)])
         self._plans_in_focus += 1
         chosen = self._choose(states, seen[0])
-        others = self.model.place(torch.cat([states[:chosen], states[chosen + 1 :]]))
-        if changed := chosen != self.focus:
-            self.focus = chosen
-            self._aim(others)
-            self._plans_in_focus = 1
+        support = self._things.supports[chosen]
+        others = self.model.place(states[[i for i in range(len(states)) if i not in (chosen, support)]])
         assert self._objective is not None
+        changed = chosen != self.focus
+        if changed or (support is not None and self._objective.stand is None):
+            goals, self.focus = self._things.goals, chosen
+            stand = None if support is None else place_above(self.model, states[support], goals[support])
+            self._aim(others, stand)
+            self._plans_in_focus = 1
         self._objective.others = others
         return changed
 
@@ -369,6 +373,11 @@ class Agent:
         if self._retreat is not None:
             start = _rest(previous, executed, self._approach)
             return self._plan_directly(self._approach, state, start, deadline_s), self.config.settle_steps
+        stand = self._objective.stand
+        self._objective.pose = None if stand is None else pose_at(self.model, state[0], stand)
+        if self._objective.pose is not None:
+            start = _rest(previous, executed, self._settle)
+            return self._plan_directly(self._settle, state, start, deadline_s), self.config.settle_steps
         if self._waypoint is not None:
             if self._direct:
                 return self._plan_chunk(state, self._waypoint, deadline_s), self.config.execute_steps

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from latent_mpc.agent_config import AgentConfig
-from latent_mpc.tool_guardrails import tool_violation
+from latent_mpc.stacking import SAME_PLACE_M, carrying_energy
+from latent_mpc.tool_guardrails import hand_holds, tool_violation
 from latent_mpc.world_model.model import WorldModel
 
 SETTLED = 0.003  # σ², mean square of what is left of the arm's way, in standard deviations of play: a centimetre or so
@@ -31,6 +32,8 @@ class Objective:
     Attributes:
         goal: the goal's state, (D,). tolerance: ε, a scene distance.
         others: places (J, 3), metres, of things that the fingers shall keep off; None where there are none.
+        stand: where the tool lets go of what shall stand on another thing, (3,), metres; None for the table.
+        pose: where the arm goes next, whatever becomes of the scene, (P,), standardised; None before and after.
     """
 
     model: WorldModel
@@ -38,9 +41,14 @@ class Objective:
     goal: Tensor
     tolerance: float
     others: Tensor | None = None
+    stand: Tensor | None = None
+    pose: Tensor | None = None
 
     def arranged(self, state: Tensor) -> bool:
         """Whether the scene of a state (D,) is as the goal shows it, as far as the model can tell."""
+        if self.stand is not None:
+            gap = (self.model.place(state) - self.model.place(self.goal))[:2].norm()
+            return bool(gap <= SAME_PLACE_M) and not hand_holds(self.model, state)
         return bool(self.model.scene_distance(state, self.goal) <= self.tolerance)
 
     def goal_energy(self, states: Tensor, start: Tensor | None = None, *, settling: bool = False) -> Tensor:
@@ -54,12 +62,17 @@ class Objective:
             (...).
         """
         c = self.config
+        if self.pose is not None:
+            away = (self.model.split(states)[1] - self.pose).square()
+            return (1 + away / SETTLED).log().mean(-1)  # each entry by itself: none outweighs another
+        violation = tool_violation(self.model, c.guardrails, states, start, self.others)
+        if self.stand is not None and not settling:
+            return carrying_energy(self.model, states, self.stand) + violation
         scene = (self.model.scene_distance(states, self.goal).clamp_min(self.tolerance) / self.tolerance).log()
         details = _difference(self.model, states, self.goal, c.latent_weight, c.arm_weight)
         if settling:
             arm = _difference(self.model, states, self.goal, 0.0, 1.0)
             details = details + c.settle_arm_weight * (1 + arm / SETTLED).log()
-        violation = tool_violation(self.model, c.guardrails, states, start, self.others)
         return scene + (-scene).exp() * details + violation
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from latent_mpc.agent_config import AgentConfig
 from latent_mpc.permanence import Memory
+from latent_mpc.stacking import SAME_PLACE_M, find_supports
 from latent_mpc.types import InvalidInputError
 from latent_mpc.world_model.focus import area_in_focus, find_hues
 from latent_mpc.world_model.model import WorldModel
@@ -25,6 +26,7 @@ class Things:
     Attributes:
         hues: (Q,), rad; None where the model sees all at once.
         goals: their states in the goal image, (Q, D).
+        supports: the number of what each stands on there, Q of them; None for the table.
     """
 
     def __init__(self, model: WorldModel, config: AgentConfig, goal_image: Tensor) -> None:
@@ -41,6 +43,8 @@ class Things:
             raise InvalidInputError("the goal image shows nothing coloured, which is all that this model attends to")
         self.goals = model.observe_goal(self._for_each(goal_image, ALL), self.hues)
         self._seen_by = hues[: len(self.goals)]
+        stacks = model.attends and model.config.grasps
+        self.supports = find_supports(model, self.goals, goal_image, hues) if stacks else [None] * len(self.goals)
         remembers = len(hues) > 0 and (model.attends or model.config.grasps)  # what a hand may hide
         self._memory = Memory(self.goals, self._areas(goal_image, ALL)) if remembers else None
 
@@ -77,7 +81,13 @@ class Things:
     def off(self, states: Tensor) -> Tensor:
         """How far each is from its goal, (Q,), given their states (Q, D): up to 1 it is arranged."""
         tolerance = torch.maximum(self.tolerance(states), self.tolerance(self.goals))
-        return self._model.scene_distance(states, self.goals) / tolerance
+        off = self._model.scene_distance(states, self.goals) / tolerance
+        gap = (self._model.place(states) - self._model.place(self.goals))[:, :2].norm(dim=-1)
+        for upper, lower in enumerate(self.supports):  # one covers part of the other in the goal image
+            for i in (upper, lower) if lower is not None else ():
+                if gap[i] <= SAME_PLACE_M:
+                    off[i] = off[i].clamp_max(1.0)
+        return off
 
     def furthest(self, states: Tensor, but: int | None = None) -> int | None:
         """The one that is furthest off, and whose place is not taken by another; None where all are arranged.
@@ -90,6 +100,9 @@ class Things:
             off[but] = 1.0
         distance = self._model.scene_distance(self.goals[:, None], states)  # (Q, Q): of i's place from j
         taken = distance <= TAKEN * self.tolerance(self.goals)[:, None]
+        for upper, lower in enumerate(self.supports):
+            if lower is not None:
+                taken[upper, lower] = bool(off[lower] > 1)  # it comes first
         blocked = (taken & ~torch.eye(len(self), dtype=torch.bool, device=taken.device)).any(1)
         for waits in (off > 1) & ~blocked, off > 1:
             if waits.any():

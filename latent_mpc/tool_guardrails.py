@@ -83,7 +83,7 @@ def tool_keep_outs(model: WorldModel, workspace: WorkspaceSpec) -> tuple[Constra
 
     The gate keeps the whole arm out of it, by the arm's geometry; a plan knows the tool's point alone.
     """
-    return keep_outs(workspace, lambda states: _tool(model, states)[0], HAND_M)
+    return keep_outs(workspace, lambda states: tool_pose(model, states)[0], HAND_M)
 
 
 def tool_violation(
@@ -98,14 +98,14 @@ def tool_violation(
     Returns:
         (...), unitless.
     """
-    position, opening = _tool(model, states)
+    position, opening = tool_pose(model, states)
     low, high = position.new_tensor(config.tool_low_m), position.new_tensor(config.tool_high_m)
     outside = (position - position.clamp(low, high)).abs().sum(-1) / UNIT_M
     empty = torch.sigmoid((EMPTY_OPENING_M - opening) / BLUR_M)
     shut = torch.sigmoid((SHUT_M - opening) / SHUT_BLUR_M)
     violation = outside + empty * _depth(position[..., 2], config.clearance_m) + SHUT_WEIGHT * shut
     if start is not None:
-        first_position, first_opening = _tool(model, start)
+        first_position, first_opening = tool_pose(model, start)
         before = torch.cat([first_position.expand_as(position[..., :1, :]), position[..., :-1, :]], dim=-2)
         opening_before = torch.cat([first_opening.expand_as(opening[..., :1]), opening[..., :-1]], dim=-1)
         sideways = (position - before)[..., :2].norm(dim=-1)
@@ -143,22 +143,22 @@ def _crowding(model: WorldModel, states: Tensor, others: Tensor) -> Tensor:
 
 def hand_holds(model: WorldModel, state: Tensor) -> bool:
     """Whether the fingers of a state (D,) are neither open nor closed upon nothing."""
-    return WALL_M < float(_tool(model, state)[1]) < WIDE_M
+    return WALL_M < float(tool_pose(model, state)[1]) < WIDE_M
 
 
 def hand_is_up(model: WorldModel, state: Tensor) -> bool:
     """Whether the hand of a state (D,) can go sideways and touch nothing."""
-    return float(_tool(model, state)[0][2]) >= FREE_HEIGHT_M
+    return float(tool_pose(model, state)[0][2]) >= FREE_HEIGHT_M
 
 
 def same_hand(model: WorldModel, state: Tensor, other: Tensor, distance_m: float, fingers: bool) -> bool:
     """Whether the tools of two states (D,) are that near to each other and, if asked, their fingers open as far."""
-    (tool, opening), (other_tool, other_opening) = _tool(model, state), _tool(model, other)
+    (tool, opening), (other_tool, other_opening) = tool_pose(model, state), tool_pose(model, other)
     near = bool((tool - other_tool).norm() <= distance_m)
     return near and not (fingers and float((opening - other_opening).abs()) > SAME_OPENING_M)
 
 
-def _tool(model: WorldModel, states: Tensor) -> tuple[Tensor, Tensor]:
+def tool_pose(model: WorldModel, states: Tensor) -> tuple[Tensor, Tensor]:
     """Tool position (..., 3) and finger opening (...), metres, of states (..., D)."""
     proprio = model.split(states)[1] * model.proprio_std + model.proprio_mean
     return proprio[..., :3], proprio[..., -1]

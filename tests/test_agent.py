@@ -624,3 +624,23 @@ def test_each_plan_is_for_what_is_in_focus():
 def test_a_goal_without_anything_coloured_is_refused(table):
     with pytest.raises(InvalidInputError, match="shows nothing coloured"):
         table.agent.reset(paint(0))
+
+
+def test_what_something_stands_on_comes_first_and_is_not_kept_off(table):
+    table.agent._things.supports = [1, None, None]
+    table.places += torch.tensor([[9.0, 0.0], [2.0, 0.0], [0.0, 0.0]])
+    assert table.refocus() and table.agent.focus == 1 and table.agent._objective.stand is None
+    table.places[1] = GOALS[1]
+    assert table.refocus() and table.agent.focus == 0
+    assert table.agent._objective.stand[:2].tolist() == pytest.approx(GOALS[1].tolist())
+    assert table.agent._objective.others[:, :2].tolist() == [GOALS[2].tolist()]
+
+
+def test_a_stack_is_where_it_looks_to_be_within_two_centimetres(table):
+    """Of what covers another in the goal image the scene distance says little, be the two where they shall be."""
+    states = torch.zeros(3, 14)
+    states[:, :2] = table.places + torch.tensor([0.02, 0.0])
+    table.agent._things.tolerance = lambda states: torch.full((len(states),), 1e-5)
+    assert (table.agent._things.off(states) > 1).tolist() == [True, True, True]
+    table.agent._things.supports = [1, None, None]
+    assert (table.agent._things.off(states) > 1).tolist() == [False, False, True]
