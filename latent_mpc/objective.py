@@ -8,7 +8,8 @@ own prediction error, or by how much the goal image leaves open, say where the a
 scene counts as arranged, only details of the image and the arm's pose still matter, and the agent settles: it plans
 actions to the goal itself, with λ_s ln(1 + ‖p̃ − p̃_g‖² / σ²) added for the pose's last centimetre. The logarithm
 keeps the last centimetres as steep as the first; far from arranged the arm is free to go where it is needed. Towards
-a subgoal, which was predicted in full, the two differences are enough.
+a subgoal, which was predicted in full, the two differences are enough. What shall stand on another thing is brought
+there by energies of its own (stacking.py).
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class Objective:
         c = self.config
         if self.pose is not None:
             away = (self.model.split(states)[1] - self.pose).square()
-            return (1 + away / SETTLED).log().mean(-1)  # each entry by itself: none outweighs another
+            return (1 + away / SETTLED).log().mean(-1)  # each entry's by itself: an open hand outweighs no centimetre
         violation = tool_violation(self.model, c.guardrails, states, start, self.others)
         if self.stand is not None and not settling:
             return carrying_energy(self.model, states, self.stand) + violation
