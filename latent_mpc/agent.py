@@ -32,7 +32,7 @@ from latent_mpc.planner.rollout import rollout, rollout_macros
 from latent_mpc.planner.search import Iteration
 from latent_mpc.planner.shift import shift
 from latent_mpc.shipped import weights_folder
-from latent_mpc.stacking import place_above, pose_at
+from latent_mpc.stacking import Placing, place_above
 from latent_mpc.things import Things
 from latent_mpc.tool_guardrails import hand_holds, hand_is_up, same_hand, tool_keep_outs
 from latent_mpc.types import (
@@ -123,6 +123,7 @@ class Agent:
         self._fine = cem(c.fine, m.chunk_length, m.action_dim)
         self._settle = cem(c.settle, c.settle_horizon, m.action_dim)
         self._approach = cem(c.settle, m.chunk_length, m.action_dim)
+        self._place = cem(c.place, c.settle_horizon, m.action_dim)
         self._flat = cem(c.flat, c.flat_horizon, m.action_dim)
         self._objective: Objective | None = None
 
@@ -163,7 +164,7 @@ class Agent:
         """Plan from now on to bring what is in focus to its goal; `others` and `stand` are as in `Objective`."""
         tolerance = float(self._things.tolerance(self.goal[None]))
         self._objective = Objective(self.model, self.config, self.goal, tolerance, others, stand)
-        self._goal_pose = GoalPose()
+        self._goal_pose, self._placing = GoalPose(), Placing()
         self._plans_in_focus = 0
         self._expected: Tensor | None = None  # the state (D,) that the last action was to lead to
         self._dreamt = 0  # steps for which what is in focus was hidden, one after the other
@@ -256,6 +257,7 @@ class Agent:
         if lost != (self._retreat is not None):
             self._retreat = self._things.last_seen(self.focus).clone() if lost else None
             self._horizon.reset()
+        self._placing.feel(self.model, state)
         return state
 
     def _plan(
@@ -374,10 +376,9 @@ class Agent:
             start = _rest(previous, executed, self._approach)
             return self._plan_directly(self._approach, state, start, deadline_s), self.config.settle_steps
         stand = self._objective.stand
-        self._objective.pose = None if stand is None else pose_at(self.model, state[0], stand)
+        self._objective.pose = None if stand is None else self._placing.pose(self.model, state[0], stand)
         if self._objective.pose is not None:
-            start = _rest(previous, executed, self._settle)
-            return self._plan_directly(self._settle, state, start, deadline_s), self.config.settle_steps
+            return self._plan_directly(self._place, state, None, deadline_s), self.config.settle_steps
         if self._waypoint is not None:
             if self._direct:
                 return self._plan_chunk(state, self._waypoint, deadline_s), self.config.execute_steps

@@ -39,6 +39,7 @@ class AgentConfig:
         fine: search over actions towards the first subgoal, around the decoded macro-action.
         settle: search over `settle_horizon` actions to the goal, once the scene is arranged; few, as the model comes to
             believe that a hand that rests moves things.
+        place: search over as many actions to a pose, to put one thing onto another: exact, as it may fall.
         flat: search over `flat_horizon` actions of the flat planner; by default as many predictions as the hierarchy's.
         execute_steps: actions executed of a plan; settle_steps: of one that settles.
         track: between plans, search the rest of the fine plan again from what was seen, towards the same subgoal.
@@ -60,6 +61,7 @@ class AgentConfig:
     fine: SearchConfig = SearchConfig(64, 2, 0.1)
     settle_horizon: int = 2
     settle: SearchConfig = SearchConfig(96, 4, 0.5)
+    place: SearchConfig = SearchConfig(192, 8, 0.5)
     flat_horizon: int = 25
     flat: SearchConfig = SearchConfig(51, 3)
     execute_steps: int = 3

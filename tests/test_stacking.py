@@ -10,7 +10,7 @@ import torch
 
 from latent_mpc.agent_config import AgentConfig
 from latent_mpc.objective import Objective
-from latent_mpc.stacking import carrying_energy, find_supports, place_above, pose_at
+from latent_mpc.stacking import Placing, carrying_energy, find_supports, place_above
 from latent_mpc.world_model.encoder import EncoderConfig
 from latent_mpc.world_model.model import ModelConfig, WorldModel
 
@@ -74,13 +74,19 @@ def test_carrying_costs_the_way_and_nothing_within_a_centimetre(model):
     assert energy.tolist() == pytest.approx([0.0, 0.0, math.log(100), math.log(400)], abs=1e-4)
 
 
+def told(pose):
+    """Position and opening of a pose, or None."""
+    return None if pose is None else pose[[0, 1, 2, 5]].tolist()
+
+
 @pytest.mark.parametrize(
     ("hand", "expected"),
     [
         ((0.5, 0.2, 0.07, 0.04), None),  # holds it, far away
         ((0.5, 0.04, 0.07, 0.04), (0.5, 0.0, 0.09, 0.03)),  # first over it, and the grip kept
-        ((0.5, 0.01, 0.09, 0.04), (0.5, 0.0, 0.07, 0.03)),  # then down
-        ((0.5, 0.01, 0.075, 0.04), (0.5, 0.0, 0.07, 0.078)),  # there: fingers open
+        ((0.5, 0.04, 0.04, 0.04), (0.5, 0.04, 0.09, 0.03)),  # before that up, not through what it shall stand on
+        ((0.5, 0.007, 0.09, 0.04), (0.5, 0.0, 0.07, 0.03)),  # then down
+        ((0.5, 0.007, 0.075, 0.04), (0.5, 0.007, 0.075, 0.078)),  # there: fingers open, and nothing else
         ((0.5, 0.01, 0.075, 0.08), (0.5, 0.01, 0.19, 0.08)),  # up and away, not sideways
         ((0.5, 0.01, 0.20, 0.08), None),  # done
         ((0.5, 0.05, 0.075, 0.08), None),  # an open hand that passes by
@@ -88,11 +94,36 @@ def test_carrying_costs_the_way_and_nothing_within_a_centimetre(model):
     ],
 )
 def test_the_hand_goes_over_it_down_lets_go_and_up(hand, expected, model):
-    pose = pose_at(model, state((0.5, 0.0, 0.07), hand), STAND)
-    if expected is None:
-        assert pose is None
-    else:
-        assert pose[[0, 1, 2, 5]].tolist() == pytest.approx(expected, abs=1e-6)
+    found = told(Placing().pose(model, state((0.5, 0.0, 0.07), hand), STAND))
+    assert found == (None if expected is None else pytest.approx(expected, abs=1e-6))
+
+
+def test_fingers_that_have_begun_to_open_open(model):
+    placing, rising = Placing(), state((0.5, 0.0, 0.07), (0.5, 0.0, 0.10, 0.055))
+    assert told(placing.pose(model, rising, STAND))[3] == pytest.approx(0.045)  # it holds something wide
+    placing.pose(model, state((0.5, 0.0, 0.07), (0.5, 0.0, 0.07, 0.04)), STAND)
+    assert told(placing.pose(model, rising, STAND))[3] == pytest.approx(0.078)
+    placing.feel(model, state((0.5, 0.0, 0.07), (0.5, 0.0, 0.10, 0.08)))
+    assert told(placing.pose(model, rising, STAND))[3] == pytest.approx(0.045)  # the next one
+
+
+@pytest.mark.parametrize(
+    ("lay", "off"),
+    [
+        ((0.58, 0.0, 0.02), -0.02),  # beyond the pads' middle: the tool stops short of the stand
+        ((0.60, 0.01, 0.02), 0.0),  # no pads are that wide, so it was another place
+        ((0.56, 0.015, 0.02), 0.0),  # across the pads the fingers have put it in the middle
+    ],
+)
+def test_a_thing_held_beside_the_middle_of_the_pads_is_put_down_in_its_place(lay, off, model):
+    """The pads are parallel to x; the thing was seen from above, and is seen at the tool while it is held."""
+    placing = Placing()
+    placing.feel(model, state(lay, (0.56, 0.0, 0.10, 0.08)))
+    placing.feel(model, state((0.56, 0.0, 0.02), (0.56, 0.0, 0.02, 0.08)))  # too low to see it well
+    placing.feel(model, state((0.56, 0.0, 0.02), (0.56, 0.0, 0.02, 0.04)))
+    placing.feel(model, state((0.52, 0.0, 0.09), (0.52, 0.0, 0.09, 0.04)))
+    found = told(placing.pose(model, state((0.52, 0.0, 0.09), (0.52, 0.0, 0.09, 0.04)), STAND))
+    assert found[:2] == pytest.approx([0.5 + off, 0.0], abs=1e-6)
 
 
 def test_what_stands_is_arranged_where_it_looks_to_be_once_it_is_let_go(model):
