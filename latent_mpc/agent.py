@@ -257,7 +257,8 @@ class Agent:
         if lost != (self._retreat is not None):
             self._retreat = self._things.last_seen(self.focus).clone() if lost else None
             self._horizon.reset()
-        self._placing.feel(self.model, state)
+        if self._objective is not None and self._objective.stand is not None:
+            self._placing.feel(self.model, state)
         return state
 
     def _plan(
