@@ -241,6 +241,7 @@ class Agent:
 
     def _believe(self, observation: Mapping[str, Any]) -> Tensor:
         """The state (D,) to plan from: what is observed, or predicted while the hand hides what is in focus."""
+        assert self._objective is not None
         image, proprio = self._checked(observation)
         states = self._things.look(image, proprio, self._in_focus)
         (hidden,), (state,) = self._things.see(image, states, self._in_focus), states
@@ -252,12 +253,11 @@ class Agent:
         elif same_hand(self.model, state, self._things.last_seen(self.focus), THERE_M, fingers=False):
             self._things.forget(self.focus)  # the hand is back, and it is not where it was
         else:
-            assert self._objective is not None
             lost = self._waypoint is None and not self._objective.arranged(self._things.last_seen(self.focus))
         if lost != (self._retreat is not None):
             self._retreat = self._things.last_seen(self.focus).clone() if lost else None
             self._horizon.reset()
-        if self._objective is not None and self._objective.stand is not None:
+        if self._objective.stand is not None:
             self._placing.feel(self.model, state)
         return state
 

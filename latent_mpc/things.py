@@ -82,12 +82,11 @@ class Things:
         """How far each is from its goal, (Q,), given their states (Q, D): up to 1 it is arranged."""
         tolerance = torch.maximum(self.tolerance(states), self.tolerance(self.goals))
         off = self._model.scene_distance(states, self.goals) / tolerance
+        # In the goal image one thing of a stack covers part of the other: there it is the place that counts.
+        stacked = [lower is not None or i in self.supports for i, lower in enumerate(self.supports)]
         gap = (self._model.place(states) - self._model.place(self.goals))[:, :2].norm(dim=-1)
-        for upper, lower in enumerate(self.supports):  # one covers part of the other in the goal image
-            for i in (upper, lower) if lower is not None else ():
-                if gap[i] <= SAME_PLACE_M:
-                    off[i] = off[i].clamp_max(1.0)
-        return off
+        there = torch.tensor(stacked, device=off.device) & (gap <= SAME_PLACE_M)
+        return torch.where(there, off.clamp_max(1.0), off)
 
     def furthest(self, states: Tensor, but: int | None = None) -> int | None:
         """The one that is furthest off, and whose place is not taken by another; None where all are arranged.
